@@ -1,0 +1,27 @@
+# The whole product in one image: nginx in front of gunicorn, started by entrypoint.sh on $PORT.
+FROM python:3.13-slim
+
+# nginx-light: nginx without the modules that are not used. curl: Heroku streams its release logs only with it.
+# Debian keeps only the newest version of a package, so pinning one would break the build at the next security fix.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends nginx-light curl \
+    && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/debconf/*-old
+
+WORKDIR /app
+COPY requirements.txt .
+# What serving never reads: the libraries' own tests. Their bytecode stays: a read-only disk could not hold it later.
+RUN pip install --no-cache-dir --root-user-action=ignore -r requirements.txt \
+    && python -c "import sklearn, pathlib; print(pathlib.Path(sklearn.__file__).parent.parent)" >/tmp/site \
+    && find "$(cat /tmp/site)" -type d -name tests -prune -exec rm -rf {} + \
+    && rm /tmp/site
+
+COPY . .
+# Any uid must be able to read, whatever the umask of the checkout; and a model that cannot be served fails here.
+RUN find . ! -perm -a+r -exec chmod a+rX {} + \
+    && PYTHONDONTWRITEBYTECODE=1 python -c "import app"
+
+USER 10001
+EXPOSE 8080
+HEALTHCHECK CMD ["/bin/sh", "-c", "curl -fsS http://localhost:${PORT:-8080}/api/health"]
+CMD ["./entrypoint.sh"]

@@ -1,0 +1,39 @@
+# make run serves the product; make test passes the whole suite; both install what is missing. make model trains anew.
+.PHONY: run test lint model nginx chromium
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin
+DATA ?= ../shared/data
+
+run: .venv/serving nginx
+	@exec ./entrypoint.sh
+
+test: .venv/dev nginx chromium
+	pytest
+
+lint: .venv/dev
+	ruff check . && ruff format --check .
+	mypy .
+	./install shellcheck shellcheck
+	shellcheck entrypoint.sh install .ci/run
+	hadolint Dockerfile
+	./.ci/lint-nginx
+
+model: .venv/dev
+	python -m training.train --data $(DATA) $(if $(filter no,$(BOOK)),--no-book)
+
+nginx:
+	@./install nginx nginx
+
+chromium:
+	@./install chromium chromium
+
+# Two marks, so that `make run` does not install what only tests need.
+.venv/serving: requirements.txt
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 must be 3.11 or newer")'
+	@./install ensurepip python3-venv
+	@echo "installing the Python packages that serving needs into .venv"
+	@python3 -m venv .venv && pip install --quiet --disable-pip-version-check -r requirements.txt && touch $@
+
+.venv/dev: requirements-dev.txt .venv/serving
+	@echo "installing the Python packages that tests and training need into .venv"
+	@pip install --quiet --disable-pip-version-check -r requirements-dev.txt && touch $@

@@ -1,0 +1,78 @@
+"""How gunicorn runs the app: its process-level settings, each with its reason. gunicorn finds this file by itself."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+wsgi_app = "app:app"
+
+# One core computes one prediction; the numeric libraries' own threads would only fight over it. They read this as they
+# load, so it must be set before the app is.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+# The model is loaded and tried once, before any socket exists, and its pages are shared by the workers.
+preload_app = True
+
+# A prediction is pure computation, nginx does the waiting for slow clients, and a worker of this kind takes its next
+# request from every socket in turn, so that /health, which has a socket of its own, never waits behind the queue.
+worker_class = "sync"
+
+# More than the connections that nginx opens at once (max_conns in `default`), or they would be refused with a 502.
+backlog = 1024
+
+# A worker that hangs is replaced after this many seconds; a prediction takes milliseconds.
+timeout = 10
+
+# Seconds that a stop waits for a hung worker. By then nginx has every answer (see entrypoint.sh).
+graceful_timeout = 1
+
+# gunicorn must not refuse, with its own HTML, what nginx let through. nginx allows lines of 4 KiB, any method in
+# capitals, and passes on only the headers that `default` names.
+limit_request_line = 8190
+permit_unconventional_http_method = True
+
+# Its socket would need a writable home.
+control_socket_disable = True
+
+# nginx writes the access log; what is below a warning would be noise between its lines.
+loglevel = "warning"
+
+
+def cgroup_number(*paths: str) -> float:
+    """Return the first number in the first of these files under /sys/fs/cgroup that is there; infinity for no limit."""
+    for path in paths:
+        try:
+            first = Path("/sys/fs/cgroup", path).read_text().split()[0]
+        except OSError:
+            continue
+        return float(first) if first.isdecimal() else math.inf  # "max" (v2) and "-1" (v1) mean no limit
+    return math.inf
+
+
+def worker_count() -> int:
+    """Return one worker a core and one more, so that a hung or dying one is covered, as far as memory allows.
+
+    Each worker is reckoned at 60 MB beside 150 MB for the master with the model, within 80 % of the limit.
+    """
+    quota = cgroup_number("cpu.max", "cpu/cpu.cfs_quota_us") / 100_000  # the period is always 100 ms in practice
+    cores = math.ceil(min(quota, len(os.sched_getaffinity(0))))
+    memory = cgroup_number("memory.max", "memory/memory.limit_in_bytes") / 2**20
+    return int(max(1, min(cores + 1, (memory * 0.8 - 150) // 60)))
+
+
+workers = int(os.environ.get("WEB_CONCURRENCY") or worker_count())
+
+
+def when_ready(_server: Any) -> None:
+    """Tell entrypoint.sh that the sockets listen; what the master holds by now is left alone by the collector, so
+    that its pages stay shared.
+    """
+    gc.collect()
+    gc.freeze()
+    if "READY_FILE" in os.environ:
+        Path(os.environ["READY_FILE"]).touch()
