@@ -13,7 +13,7 @@ from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException, UnprocessableEntity, UnsupportedMediaType, BadRequest
+from werkzeug.exceptions import BadRequest, HTTPException, UnprocessableEntity, UnsupportedMediaType
 
 from classifier import Classifier
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, TypedDict
 
 import numpy as np
+import sklearn
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
@@ -67,7 +68,7 @@ class Classifier:
             raise ModelError(f"{path}: {error}") from None
         except model_file.BROKEN as error:
             raise ModelError(
-                f"{path}: cannot predict with scikit-learn {model_file.sklearn.__version__}, "
+                f"{path}: cannot predict with scikit-learn {sklearn.__version__}, "
                 f"made by {self.sklearn} ({type(error).__name__}: {error})"
             ) from error
 
@@ -107,7 +108,9 @@ class Classifier:
         scores = (self._clf.predict_proba if calibrated else self._clf.decision_function)(features)[0].tolist()
         ranked = sorted(zip(scores, self.categories, strict=True), key=lambda pair: -pair[0])
         others: list[Alternative] = [
-            {"categoria": name, "confianca": score if calibrated else None} for score, name in ranked if name != category
+            {"categoria": name, "confianca": score if calibrated else None}
+            for score, name in ranked
+            if name != category
         ]
         return scores[self.categories.index(category)] if calibrated else None, others[:ALTERNATIVES]
 
@@ -118,17 +121,17 @@ class Classifier:
         """
         if self._coef is None or self._vectorizers is None:
             return None
-        share: dict[int, float] = dict(
-            zip(features.indices.tolist(), (features.data * self._coef[category, features.indices]).tolist(), strict=True)
-        )
+        shares = features.data * self._coef[category, features.indices]
+        share_of = dict(zip(features.indices.tolist(), shares.tolist(), strict=True))
         words = text.split()
         weights: defaultdict[str, float] = defaultdict(float)
         for vectorizer, offset in self._vectorizers:
-            found = [(offset + vectorizer.vocabulary_.get(gram, -1 - offset), at) for gram, at in _ngrams(vectorizer, words)]
-            times = Counter(index for index, _ in found)
-            for index, at in found:
+            column = vectorizer.vocabulary_.get
+            known = [(offset + c, at) for gram, at in _ngrams(vectorizer, words) if (c := column(gram)) is not None]
+            times = Counter(index for index, _ in known)
+            for index, at in known:
                 for position in at:
-                    weights[_bare(words[position])] += share.get(index, 0.0) / times[index]
+                    weights[_bare(words[position])] += share_of[index] / times[index]
         best = sorted(weights.items(), key=lambda pair: (-pair[1], pair[0]))
         return [{"palavra": word, "peso": weight} for word, weight in best[:WORDS] if word and weight > 0]
 
@@ -139,16 +142,18 @@ def _bare(word: str) -> str:
     return word[inside[0] : inside[-1] + 1].lower() if inside else ""
 
 
-def _coefficients(clf: Any) -> NDArray[np.floating[Any]] | None:
+def _coefficients(clf: Any) -> NDArray[Any] | None:
     """Return what each feature adds to each class's score, of shape (classes, features); None if it is not linear.
 
     Naive Bayes' logarithms say something only against the other classes' (they are all below 0), so their mean
     over the classes is taken off, which changes no probability.
     """
     if hasattr(clf, "coef_"):
-        return np.vstack([-clf.coef_, clf.coef_]) if len(clf.coef_) == 1 else clf.coef_
+        coef = np.asarray(clf.coef_)
+        return np.vstack([-coef, coef]) if len(coef) == 1 else coef  # of two classes only the second's is kept
     if hasattr(clf, "feature_log_prob_") and not hasattr(clf, "binarize"):  # BernoulliNB counts absent words too
-        return clf.feature_log_prob_ - clf.feature_log_prob_.mean(axis=0)
+        logarithms: NDArray[Any] = np.asarray(clf.feature_log_prob_)
+        return np.asarray(logarithms - logarithms.mean(axis=0))
     return None
 
 

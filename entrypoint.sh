@@ -25,10 +25,10 @@ edit=(-e "s|\$PORT|$port|g" -e "s|\$RATE_LIMIT|$rate_limit|g" -e "s|\$RUN|$run|g
 [[ $rate_limit != 0 ]] || edit+=(-e '/limit_req/d')
 for file in nginx.conf default; do sed "${edit[@]}" "$file" >"$run/$file"; done
 
-# Runs at every exit: what is left goes, with its workers (each child leads a process group), then the last log lines.
+# Runs at every exit. Each child leads a process group, with its workers, which outlives a child that was killed.
 # shellcheck disable=SC2317 # called by trap
 finish() {
-  for pid in $(jobs -p); do kill -KILL -- "-$pid" 2>/dev/null || true; done
+  for pid in $(jobs -p) ${dead-}; do kill -KILL -- "-$pid" 2>/dev/null || true; done
   exec >&-
   wait
   rm -rf "$run"

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import os
-import pickle  # noqa: S403 - only through _Unpickler, which knows what it lets in
+import pickle
 import warnings
 from dataclasses import dataclass
 from typing import Any

@@ -1,0 +1,130 @@
+"""Fixtures that several test files share: small models as files, the app on one of them, and the real server."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.naive_bayes import MultinomialNB
+
+ROOT = Path(__file__).parent.parent
+TEXTS = ["boneca de pano", "carrinho de brinquedo", "livro de receitas", "romance de época", "batom vermelho", "base"]
+CATEGORIES = ["brinquedo", "brinquedo", "livro", "livro", "maquiagem", "maquiagem"]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model as a reader of the book would pickle it, of three categories and without a card."""
+    vect = CountVectorizer()
+    clf = MultinomialNB().fit(vect.fit_transform(TEXTS), CATEGORIES)
+    path = tmp_path_factory.mktemp("tiny") / "model.sav"
+    path.write_bytes(pickle.dumps({"vect": vect, "clf": clf}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def client(tiny_model: Path) -> FlaskClient:
+    """The app on the tiny model, without nginx."""
+    from app import create_app
+
+    return create_app(tiny_model).test_client()
+
+
+class Answer:
+    """An HTTP answer, read whole."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status = response.status
+        self.headers = response.headers
+        self.body = response.read()
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Server:
+    """entrypoint.sh as a process of this machine, serving on a free port."""
+
+    def __init__(self, log: Path, root: Path = ROOT, stdout: int | None = None, **environment: str) -> None:
+        self.port = int(environment.setdefault("PORT", str(free_port())))
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.stdout, self.stderr = log / "stdout", log / "stderr"
+        with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
+            self.process = subprocess.Popen(
+                [root / "entrypoint.sh"], env={**os.environ, **environment}, stdout=stdout or out.fileno(), stderr=err
+            )
+
+    def wait_until_open(self, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return
+            self.process_ended_within(0.02)
+        raise AssertionError(f"the server did not start: {self.stderr.read_text()}")
+
+    def process_ended_within(self, seconds: float) -> bool:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        return self.process.poll() is not None
+
+    def children(self, name: str) -> list[int]:
+        """Return the pids of the master processes of that name."""
+        listed = subprocess.run(
+            ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=True
+        )
+        return [int(line.split()[0]) for line in listed.stdout.splitlines() if name in line]
+
+    def request(self, method: str, path: str, body: bytes | str | None = None, **headers: str) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+            return Answer(connection.getresponse())
+
+    def predict(self, descricao: str, **headers: str) -> Answer:
+        body = json.dumps({"descricao": descricao})
+        return self.request("POST", "/api/predizer_categoria", body, Content_Type="application/json", **headers)
+
+    def raw(self, request: bytes) -> bytes:
+        """Send bytes as they are and return all that comes back until the server closes."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            connection.sendall(request)
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(log: Path, root: Path = ROOT, **environment: str) -> Iterator[Server]:
+    """Start a server, wait for its port, and end it, whatever happens."""
+    server = Server(log, root, None, **environment)
+    try:
+        server.wait_until_open()
+        yield server
+    finally:
+        server.process.send_signal(signal.SIGTERM)
+        if not server.process_ended_within(10):
+            server.process.kill()
+            raise AssertionError(f"the server did not stop: {server.stderr.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The shipped model behind the real nginx and gunicorn, without the rate limit."""
+    with running(tmp_path_factory.mktemp("server"), RATE_LIMIT="0") as started:
+        yield started

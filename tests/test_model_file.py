@@ -1,0 +1,217 @@
+"""Unit: what model.sav may hold, and that nothing else in it runs."""
+
+from __future__ import annotations
+
+import functools
+import io
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, TfidfTransformer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Perceptron, RidgeClassifier, SGDClassifier
+from sklearn.naive_bayes import BernoulliNB, ComplementNB, MultinomialNB
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.svm import SVC, LinearSVC
+
+from classifier import Classifier
+from model_file import ModelError, load
+from tests.conftest import CATEGORIES, TEXTS
+
+VECTORIZERS = {
+    "counts": CountVectorizer(),
+    "tfidf": TfidfVectorizer(sublinear_tf=True, stop_words=["de"], dtype=np.float32),
+    "characters": TfidfVectorizer(analyzer="char", ngram_range=(1, 3)),
+    "hashing": HashingVectorizer(n_features=512, alternate_sign=False),
+    "pipeline": Pipeline([("counts", CountVectorizer(binary=True)), ("tfidf", TfidfTransformer())]),
+    "union": FeatureUnion(
+        [
+            ("words", TfidfVectorizer(ngram_range=(1, 2))),
+            ("characters", CountVectorizer(analyzer="char_wb", ngram_range=(2, 3))),
+        ]
+    ),
+}
+CLASSIFIERS = {
+    "multinomial": MultinomialNB(),
+    "complement": ComplementNB(),
+    "bernoulli": BernoulliNB(),
+    "logistic": LogisticRegression(),
+    "hinge": SGDClassifier(random_state=0),
+    "log loss": SGDClassifier(loss="log_loss", random_state=0),
+    "huber": SGDClassifier(loss="modified_huber", random_state=0),
+    "svc": LinearSVC(),
+    "perceptron": Perceptron(),
+    "ridge": RidgeClassifier(),
+    "calibrated": CalibratedClassifierCV(LinearSVC(), cv=2),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("clf", CLASSIFIERS.values(), ids=CLASSIFIERS)
+@pytest.mark.parametrize("vect", VECTORIZERS.values(), ids=VECTORIZERS)
+def test_what_people_pickle_is_served_with_the_same_answers(vect: Any, clf: Any, protocol: int, tmp_path: Path) -> None:
+    clf.fit(vect.fit_transform(TEXTS), CATEGORIES)
+    path = tmp_path / "model.sav"
+    path.write_bytes(pickle.dumps({"vect": vect, "clf": clf}, protocol))
+
+    classifier = Classifier(path)
+
+    assert [classifier.predict(text) for text in TEXTS] == clf.predict(vect.transform(TEXTS)).tolist()
+
+
+class Call:
+    """Pickles as a call, which is how a pickle runs code."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def touch(path: str) -> None:
+    Path(path).touch()
+
+
+EXPLOITS = {
+    "os.system": lambda proof: Call(os.system, f"touch {proof}"),
+    "eval": lambda proof: Call(eval, f"open({proof!r}, 'w')"),
+    "getattr chain": lambda proof: Call(getattr, Call(__import__, "os"), "system"),
+    "runstring": lambda proof: Call(np.testing.rundocs, str(proof)),
+    "partial": lambda proof: functools.partial(os.system, f"touch {proof}"),
+    "open": lambda proof: Call(io.open, str(proof), "w"),
+    "function": lambda proof: Call(touch, str(proof)),
+    "sklearn that calls": lambda proof: FunctionTransformer(os.system),
+    "joblib load": lambda proof: Call(joblib.load, str(proof)),
+    "numpy load": lambda proof: Call(np.load, str(proof), None, True),
+}
+
+
+@pytest.mark.parametrize("exploit", EXPLOITS.values(), ids=EXPLOITS)
+@pytest.mark.parametrize("nested", [False, True])
+def test_exploit_is_refused_before_anything_runs(exploit: Any, nested: bool, tmp_path: Path) -> None:
+    proof, path = tmp_path / "proof", tmp_path / "model.sav"
+    vect = CountVectorizer().fit(TEXTS)
+    if nested:
+        vect.stop_words_ = {"state": [exploit(proof)]}
+    content = {"vect": vect if nested else exploit(proof), "clf": MultinomialNB()}
+    path.write_bytes(pickle.dumps(content))
+
+    with pytest.raises(ModelError, match=r"refuses|joblib"):
+        load(path)
+
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["os.system", "sklearn.os.system", "numpy.dtype.__init__", "sklearn.pipeline.Pipeline.fit"]
+)
+def test_dotted_name_does_not_reach_through_an_allowed_module(name: str, tmp_path: Path) -> None:
+    module, _, attribute = name.partition(".")
+    path = tmp_path / "model.sav"
+    path.write_bytes(
+        b"\x80\x04" + b"".join(b"\x8c" + bytes([len(part)]) + part.encode() for part in (module, attribute)) + b"\x93."
+    )
+
+    with pytest.raises(ModelError, match="refuses"):
+        load(path)
+
+
+def author_tokenizer(text: str) -> list[str]:
+    return text.split()
+
+
+def test_function_of_the_authors_is_refused_by_a_message_that_says_so(tmp_path: Path) -> None:
+    vect = CountVectorizer(tokenizer=author_tokenizer, token_pattern=None)
+    clf = MultinomialNB().fit(vect.fit_transform(TEXTS), CATEGORIES)
+    path = tmp_path / "model.sav"
+    path.write_bytes(pickle.dumps({"vect": vect, "clf": clf}))
+
+    with pytest.raises(ModelError, match=r"author_tokenizer.*must not call functions of its author's"):
+        load(path)
+
+
+@pytest.mark.parametrize("compress", [0, 3])
+def test_joblib_file_is_refused_by_a_message_that_says_so(compress: int, tmp_path: Path) -> None:
+    vect = CountVectorizer()
+    clf = MultinomialNB().fit(vect.fit_transform(TEXTS), CATEGORIES)
+    path = tmp_path / "model.sav"
+    joblib.dump({"vect": vect, "clf": clf}, path, compress=compress)
+
+    with pytest.raises(ModelError, match="joblib"):
+        load(path)
+
+
+@pytest.mark.parametrize("clf", [RandomForestClassifier(2), SVC()], ids=["forest", "svc"])
+def test_class_that_trusts_the_file_is_refused_by_name(clf: Any, tmp_path: Path) -> None:
+    vect = CountVectorizer()
+    clf.fit(vect.fit_transform(TEXTS), CATEGORIES)
+    path = tmp_path / "model.sav"
+    path.write_bytes(pickle.dumps({"vect": vect, "clf": clf}))
+
+    with pytest.raises(ModelError, match=type(clf).__name__):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        (b"", "not a pickle"),
+        (b"<html>", "not a pickle"),
+        (pickle.dumps([1]), "not a dict"),
+        (pickle.dumps({"vect": 1}), "not a dict"),
+        (pickle.dumps({"vect": 1, "clf": 2, "meta": [3]}), "meta"),
+        (pickle.dumps({"vect": 1, "clf": 2, "meta": {"qualidade": {4}}}), "meta"),
+        (pickle.dumps({"vect": 1, "clf": 2, "meta": {"qualidade": float("nan")}}), "meta"),
+        (pickle.dumps({"vect": 1, "clf": 2, "meta": {"limiar_incerto": 2}}), "limiar_incerto"),
+    ],
+)
+def test_broken_file_is_refused(content: bytes | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.sav"
+    if content is not None:
+        path.write_bytes(content)
+
+    with pytest.raises(ModelError, match=message):
+        load(path)
+
+
+def test_truncated_file_is_refused_wherever_it_is_cut(tiny_model: Path, tmp_path: Path) -> None:
+    whole, path = tiny_model.read_bytes(), tmp_path / "model.sav"
+
+    for length in range(0, len(whole), 40):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelError):
+            load(path)
+
+
+def test_another_version_of_scikit_learn_is_a_warning_that_names_both(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import sklearn
+
+    path = tmp_path / "model.sav"
+    ours = sklearn.__version__
+    path.write_bytes(tiny_model.read_bytes().replace(ours.encode(), b"1" * (len(ours) - 2) + b".0"))
+
+    with caplog.at_level(logging.WARNING):
+        model = load(path)
+
+    assert model.sklearn.endswith(".0")
+    assert {model.sklearn, ours} <= set(caplog.text.split())
+
+
+def test_without_a_card_the_version_is_still_known(tiny_model: Path) -> None:
+    import sklearn
+
+    model = load(tiny_model)
+
+    assert (model.meta, model.sklearn) == ({}, sklearn.__version__)
