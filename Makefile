@@ -14,7 +14,7 @@ lint: .venv/dev
 	ruff check . && ruff format --check .
 	mypy .
 	./install shellcheck shellcheck
-	shellcheck entrypoint.sh install .ci/run
+	shellcheck entrypoint.sh install .ci/run .ci/lint-nginx
 	hadolint Dockerfile
 	./.ci/lint-nginx
 
