@@ -10,16 +10,15 @@ RUN apt-get update \
 
 WORKDIR /app
 COPY requirements.txt .
-# What serving never reads: the libraries' own tests. Their bytecode stays: a read-only disk could not hold it later.
+# What nothing here reads: the libraries' own tests. Their bytecode stays: a read-only disk could not hold it later.
 RUN pip install --no-cache-dir --root-user-action=ignore -r requirements.txt \
     && python -c "import sklearn, pathlib; print(pathlib.Path(sklearn.__file__).parent.parent)" >/tmp/site \
     && find "$(cat /tmp/site)" -type d -name tests -prune -exec rm -rf {} + \
     && rm /tmp/site
 
 COPY . .
-# Any uid must be able to read, whatever the umask of the checkout; and a model that cannot be served fails here.
-RUN find . ! -perm -a+r -exec chmod a+rX {} + \
-    && PYTHONDONTWRITEBYTECODE=1 python -c "import app"
+# Compiles the model; one that cannot be served fails here. Any uid must be able to read, whatever the checkout's umask.
+RUN python -c "import app" && find . ! -perm -a+r -exec chmod a+rX {} +
 
 USER 10001
 EXPOSE 8080

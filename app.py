@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import traceback
 import unicodedata
 import uuid
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, g, jsonify, request
-from flask.typing import ResponseReturnValue
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import BadRequest, HTTPException, UnprocessableEntity, UnsupportedMediaType
 
 from classifier import Classifier
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+JSON = "application/json"
 MAX_BODY = 256 * 1024  # bytes; nginx's client_max_body_size is the same
 MAX_TEXT = {"titulo": 500, "descricao": 20_000}  # code points after NFC
 
@@ -26,6 +31,10 @@ DETAILS = {
     413: "O corpo do pedido passa de 256 KiB; envie um texto menor.",
     500: "Houve um erro interno, que foi registrado. Tente de novo.",
 }
+
+
+# What a prediction can raise: HTTPException for the request's faults, the others for ours.
+FAULTS = (HTTPException, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class InvalidField(UnprocessableEntity):
@@ -42,33 +51,66 @@ class App(Flask):
     def log_exception(self, exc_info: tuple[type, BaseException, TracebackType] | tuple[None, None, None]) -> None:
         kind, _, trace = exc_info
         frames = "".join(traceback.format_tb(trace))
-        self.logger.error("request %s: %s\n%s", request_id(), kind and kind.__name__, frames)
+        self.logger.error("request %s: %s\n%s", this_request_id(), kind and kind.__name__, frames)
 
 
-def create_app(model: str | os.PathLike[str]) -> Flask:
-    """Return the application that serves the model file; raises ModelError where it cannot be served."""
+class HotPath:
+    """Answers the one hot request, a plain and well-formed prediction, before Flask; hands on whatever else comes.
+
+    Flask's routing, request and response take longer than the prediction (benchmarks/README.md).
+    """
+
+    def __init__(self, rest: WSGIApplication, classifier: Classifier) -> None:
+        self._rest, self._classifier = rest, classifier
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if (
+            environ["PATH_INFO"] == "/predizer_categoria"
+            and environ["REQUEST_METHOD"] == "POST"
+            and not environ["QUERY_STRING"]
+            and environ.get("CONTENT_TYPE") == JSON
+            and (length := environ.get("CONTENT_LENGTH", "")).isdecimal()
+            and int(length) <= MAX_BODY
+        ):
+            body = environ["wsgi.input"].read(int(length))
+            try:
+                answer = predict(self._classifier, body)
+            except FAULTS:
+                environ["wsgi.input"] = io.BytesIO(body)  # for Flask to read again, and to answer it
+            else:
+                headers = [("Content-Type", JSON), ("Content-Length", str(len(answer)))]
+                start_response("200 OK", headers + own_headers(environ.get("HTTP_X_REQUEST_ID", "")))
+                return [answer]
+        return self._rest(environ, start_response)
+
+
+def create_app(model: str | os.PathLike[str], hot: bool = True) -> Flask:
+    """Return the application that serves the model file, with the hot path or by Flask alone.
+
+    Raises ModelError where the file cannot be served.
+    """
     classifier = Classifier(model)
     app = App(__name__, static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, PROVIDE_AUTOMATIC_OPTIONS=False)
-    app.json.ensure_ascii = False  # type: ignore[attr-defined]
-    app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False  # no redirect, which would be HTML
 
     @app.post("/predizer_categoria")
-    def predizer_categoria() -> ResponseReturnValue:
-        text = read_text()
+    def predizer_categoria() -> Response:
+        if request.mimetype != JSON:
+            raise UnsupportedMediaType("O Content-Type deve ser application/json.")
+        body = request.get_data()
         if request.args.get("detalhes") == "1":
-            return jsonify(classifier.explain(text))
-        return jsonify(categoria=classifier.predict(text))
+            return json_response(encode(classifier.explain(read_text(body))))
+        return json_response(predict(classifier, body))
 
     @app.get("/modelo")
-    def modelo() -> ResponseReturnValue:
-        return jsonify(classifier.card())
+    def modelo() -> Response:
+        return json_response(encode(classifier.card()))
 
     @app.get("/health")
-    def health() -> ResponseReturnValue:
+    def health() -> Response:
         classifier.predict("boneca de pano")
-        return jsonify(status="ok")
+        return json_response(encode({"status": "ok"}))
 
     @app.errorhandler(HTTPException)
     def problem(error: HTTPException) -> Response:
@@ -79,54 +121,66 @@ def create_app(model: str | os.PathLike[str]) -> Flask:
             "title": error.name,
             "status": status,
             "detail": DETAILS.get(status, error.description),
-            "request_id": request_id(),
+            "request_id": this_request_id(),
         }
         if isinstance(error, InvalidField):
             body["campo"] = error.field
-        response = jsonify(body)
-        response.status_code = status
-        response.headers.extend({k: v for k, v in error.get_headers() if k != "Content-Type"})
-        response.mimetype = "application/problem+json"
-        return response
+        headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
+        return Response(encode(body), status, headers, content_type="application/problem+json")
 
     @app.after_request
-    def common_headers(response: Response) -> Response:
-        response.headers["X-Request-ID"] = request_id()
-        response.headers["Cache-Control"] = "no-store"
+    def finish(response: Response) -> Response:
+        response.headers.extend(own_headers(this_request_id()))
         return response
 
+    if hot:
+        app.wsgi_app = HotPath(app.wsgi_app, classifier)  # type: ignore[method-assign]
     return app
 
 
-def read_text() -> str:
-    """Return the text to classify from the request's body, in Unicode NFC: descricao, after titulo if there is one."""
-    body = read_json()
-    if not isinstance(body, dict):
+def predict(classifier: Classifier, body: bytes) -> bytes:
+    """Return the answer to a plain prediction; raises as read_text does."""
+    return encode({"categoria": classifier.predict(read_text(body))})
+
+
+def encode(body: Any) -> bytes:
+    """Return the body as JSON with a line end, for who reads it in a terminal."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":")) + "\n"
+    return text.encode(errors="backslashreplace")  # half of a surrogate pair becomes the escape that it came as
+
+
+def json_response(body: bytes) -> Response:
+    return Response(body, content_type=JSON)
+
+
+def read_text(body: bytes) -> str:
+    """Return the text to classify from a request's body, in Unicode NFC: descricao, after titulo if there is one.
+
+    Raises BadRequest and InvalidField.
+    """
+    fields = read_json(body)
+    if not isinstance(fields, dict):
         raise InvalidField("descricao", 'O corpo deve ser um objeto JSON, como {"descricao": "boneca de pano"}.')
-    if "descricao" not in body:
+    if "descricao" not in fields:
         raise InvalidField("descricao", "Falta o campo descricao.")
-    texts = [read_field(body, name) for name in ("titulo", "descricao") if name in body]
+    texts = [read_field(fields, name) for name in MAX_TEXT if name in fields]
     if not texts[-1].strip():
         raise InvalidField("descricao", "O campo descricao está em branco.")
     return " ".join(texts)
 
 
-def read_field(body: dict[str, Any], name: str) -> str:
-    if not isinstance(body[name], str):
+def read_field(fields: dict[str, Any], name: str) -> str:
+    if not isinstance(fields[name], str):
         raise InvalidField(name, f"O campo {name} deve ser um texto.")
-    text = unicodedata.normalize("NFC", body[name])
+    text = unicodedata.normalize("NFC", fields[name])
     if len(text) > MAX_TEXT[name]:
         raise InvalidField(name, f"O campo {name} passa de {MAX_TEXT[name]} caracteres.")
     return text
 
 
-def read_json() -> Any:
-    """Return the request's body, decoded; raises 415 and 400."""
-    if request.mimetype != "application/json":
-        raise UnsupportedMediaType("O Content-Type deve ser application/json.")
+def read_json(body: bytes) -> Any:
     try:
-        # Numbers are never used, so they become floats: int() refuses more than 4,300 digits, which JSON does not.
-        return json.loads(request.get_data().decode("utf-8-sig"), parse_int=float, parse_constant=refuse_constant)
+        return DECODER.decode(body.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise BadRequest("O corpo não está em UTF-8.") from None
     except RecursionError:
@@ -140,12 +194,25 @@ def refuse_constant(name: str) -> None:
     raise ValueError(name)  # Python's json takes NaN and Infinity, RFC 8259 does not
 
 
-def request_id() -> str:
-    """Return the client's X-Request-ID where it is sane, else a new one; the same for the whole request."""
+# Numbers are never used, so they become floats: int() refuses more than 4,300 digits, which JSON does not.
+DECODER = json.JSONDecoder(parse_int=float, parse_constant=refuse_constant)
+
+
+def this_request_id() -> str:
+    """Return the id of Flask's current request: the same each time."""
     if "request_id" not in g:
-        given = request.headers.get("X-Request-ID", "")
-        g.request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,128}", given) else uuid.uuid4().hex
+        g.request_id = sane_id(request.headers.get("X-Request-ID", ""))
     return str(g.request_id)
+
+
+def sane_id(given: str) -> str:
+    """Return the client's X-Request-ID where it is sane, else a new one."""
+    return given if re.fullmatch(r"[A-Za-z0-9._-]{1,128}", given) else uuid.uuid4().hex
+
+
+def own_headers(given_id: str) -> list[tuple[str, str]]:
+    """Return the headers that every answer has."""
+    return [("X-Request-ID", sane_id(given_id)), ("Cache-Control", "no-store")]
 
 
 app = create_app(os.environ.get("MODEL", "model.sav"))

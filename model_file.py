@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import logging
 import os
 import pickle
 import warnings
@@ -15,7 +13,7 @@ from typing import Any
 import sklearn
 from sklearn.exceptions import InconsistentVersionWarning
 
-log = logging.getLogger(__name__)
+from scorer import ModelError
 
 # Everything that a text classifier's pickle names. A pickle calls whatever it may name, so a class gets in
 # by its exact name and only if building it from hostile arguments is harmless. That leaves out trees, SVC and
@@ -54,10 +52,6 @@ BROKEN = (
 )
 
 
-class ModelError(RuntimeError):
-    """The model file cannot be served; the message says why. gunicorn prints a RuntimeError as one line."""
-
-
 @dataclass(frozen=True, slots=True)
 class Model:
     """What `model.sav` holds: `clf.predict(vect.transform([text]))[0]` is the category."""
@@ -65,7 +59,6 @@ class Model:
     vect: Any
     clf: Any
     meta: dict[str, Any]  # the card, empty where the file has none
-    sha256: str  # of the file, in hexadecimal
     sklearn: str  # the version that pickled it
 
 
@@ -100,7 +93,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     """Return the model that the file holds, without running code of the file's.
 
     Raises ModelError, naming the file and what is wrong: not readable, not a pickle, a class that is not allowed,
-    or not a dict with `vect` and `clf`. Another version of scikit-learn is a logged warning that names both.
+    or not a dict with `vect` and `clf`. Another version of scikit-learn is no error here.
     """
     try:
         with open(path, "rb") as file:
@@ -122,9 +115,7 @@ def load(path: str | os.PathLike[str]) -> Model:
         raise ModelError(f'{path}: not a dict {{"vect": …, "clf": …}}')
     versions = {w.message.original_sklearn_version for w in caught if isinstance(w.message, InconsistentVersionWarning)}
     version = ", ".join(sorted(versions)) or sklearn.__version__
-    if versions:
-        log.warning("%s was made by scikit-learn %s and is served by %s", path, version, sklearn.__version__)
-    return Model(content["vect"], content["clf"], _card(path, content), hashlib.sha256(data).hexdigest(), version)
+    return Model(content["vect"], content["clf"], _card(path, content), version)
 
 
 def _card(path: str | os.PathLike[str], content: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from flask.testing import FlaskClient
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import MultinomialNB
 
+from app import create_app
+
 ROOT = Path(__file__).parent.parent
 TEXTS = ["boneca de pano", "carrinho de brinquedo", "livro de receitas", "romance de época", "batom vermelho", "base"]
 CATEGORIES = ["brinquedo", "brinquedo", "livro", "livro", "maquiagem", "maquiagem"]
@@ -35,12 +37,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def client(tiny_model: Path) -> FlaskClient:
-    """The app on the tiny model, without nginx."""
-    from app import create_app
-
-    return create_app(tiny_model).test_client()
+@pytest.fixture(scope="session", params=[True, False], ids=["hot path", "Flask alone"])
+def client(request: pytest.FixtureRequest, tiny_model: Path) -> FlaskClient:
+    """The app on the tiny model, without nginx, with the hot path in front of Flask and without."""
+    return create_app(tiny_model, hot=request.param).test_client()
 
 
 class Answer:

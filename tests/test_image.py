@@ -183,8 +183,11 @@ def test_holds_what_clouds_need_and_no_more() -> None:
 
     assert [Path(command).name for command in listing[:2]] == ["sh", "curl"]
     assert set(listing[2:]) == {
+        ".cache",
+        "__pycache__",
         "app.py",
         "classifier.py",
+        "compiler.py",
         "default",
         "entrypoint.sh",
         "gunicorn.conf.py",
@@ -192,5 +195,6 @@ def test_holds_what_clouds_need_and_no_more() -> None:
         "model_file.py",
         "nginx.conf",
         "requirements.txt",
+        "scorer.py",
         "webclient",
     }

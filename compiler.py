@@ -1,0 +1,165 @@
+"""What needs scikit-learn: compiles a model file, or serves what cannot be compiled. Serving loads it only for that."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import numpy as np
+import sklearn
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Perceptron, RidgeClassifier, SGDClassifier
+from sklearn.naive_bayes import ComplementNB, MultinomialNB
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.svm import LinearSVC
+
+import model_file
+from model_file import Model
+from scorer import Array, Block, Judgement, ModelError, Options, Scorer
+
+NOT_COMPILABLE = 3  # the exit status of this module run as a program
+TRIAL = ("boneca de pano", "Kit 4 Esponjas p/ Maquiagem, Formato de Coração!", "livro livro de LIVROS", "?")
+
+
+class NotCompilable(Exception):
+    """scikit-learn itself must serve this model; the message says what for."""
+
+
+class Uncompiled:
+    """A model served by scikit-learn itself, with the scorer's methods."""
+
+    def __init__(self, model: Model) -> None:
+        self.classes: list[Any] = model.clf.classes_.tolist()
+        self._vect, self._clf = model.vect, model.clf
+        if isinstance(self._vect, FeatureUnion):
+            self._vect.n_jobs = None  # no processes for one text, whatever its author had set
+
+    def best(self, text: str) -> int:
+        """Return the position of the text's class."""
+        return self.classes.index(self._clf.predict(self._vect.transform([text])).tolist()[0])
+
+    def judge(self, text: str) -> Judgement:
+        """Return the text's class with what is known of the others."""
+        features = self._vect.transform([text])
+        best = self.classes.index(self._clf.predict(features).tolist()[0])
+        probabilities = self._clf.predict_proba(features)[0].tolist() if hasattr(self._clf, "predict_proba") else None
+        scores = probabilities or self._clf.decision_function(features)[0]
+        per_class = [-scores, scores] if np.ndim(scores) == 0 else list(scores)
+        return Judgement(best, per_class, probabilities, features.nnz > 0)
+
+    def shares(self, text: str, position: int) -> None:
+        """Return None: what cannot be compiled is not linear, or its features are no words."""
+
+
+def read(path: str | os.PathLike[str]) -> tuple[Scorer | Uncompiled, dict[str, Any]]:
+    """Return what scores texts as the model file does, compiled if it can be, and what to keep of the file beside it.
+
+    Raises ModelError where the file cannot be read, cannot predict, or comes out otherwise than scikit-learn has it.
+    """
+    model = model_file.load(path)
+    about = {"meta": model.meta, "sklearn": model.sklearn, "read_by": sklearn.__version__}
+    try:
+        itself = Uncompiled(model)
+        expected = [itself.judge(text) for text in TRIAL]
+        try:
+            compiled = compile_model(model)
+        except NotCompilable:
+            return itself, about
+        for text, judgement in zip(TRIAL, expected, strict=True):
+            ours = compiled.judge(text)
+            if not np.allclose(ours.probabilities or ours.scores, judgement.scores, rtol=1e-6, atol=1e-6):
+                raise ModelError(f"compiled, it scores {text!r} otherwise than scikit-learn")
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    except model_file.BROKEN as error:
+        raise ModelError(
+            f"{path}: cannot predict with scikit-learn {sklearn.__version__}, made by {model.sklearn} "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    return compiled, about
+
+
+def compile_model(model: Model) -> Scorer:
+    """Return the model as arrays; raises NotCompilable, or ModelError where its parts contradict each other."""
+    link, weights, intercept = _linear(model.clf)
+    blocks: list[Block] = []
+    for vectorizer, transformer, scale in _vectorizers(model.vect):
+        blocks.append(_block(vectorizer, transformer, scale, sum(len(block.terms) for block in blocks)))
+    columns = sum(len(block.terms) for block in blocks)
+    if weights.shape[0] != columns:
+        raise ModelError(f"the vectorizer makes {columns} features, and the classifier takes {weights.shape[0]}")
+    logarithms = isinstance(model.clf, (ComplementNB, MultinomialNB))
+    return Scorer(model.clf.classes_.tolist(), link, blocks, weights, intercept, logarithms)
+
+
+def _linear(clf: Any) -> tuple[str, Array, Array]:
+    """Return the link, weights of shape (features, scores) and intercept of shape (scores,) of a linear classifier."""
+    kind = type(clf)
+    if kind in (ComplementNB, MultinomialNB):
+        prior = clf.class_log_prior_ if kind is MultinomialNB or len(clf.classes_) == 1 else np.zeros(len(clf.classes_))
+        return "softmax", np.ascontiguousarray(clf.feature_log_prob_.T), np.asarray(prior)
+    if kind is LogisticRegression:
+        link = "softmax" if len(clf.classes_) > 2 else "sigmoid"
+    elif kind is SGDClassifier:
+        link = {"log_loss": "sigmoid", "modified_huber": "huber"}.get(clf.loss, "none")
+    elif kind in (LinearSVC, Perceptron, RidgeClassifier):
+        link = "none"
+    else:
+        raise NotCompilable(kind.__name__)
+    coef = np.atleast_2d(clf.coef_)
+    intercept = np.broadcast_to(np.asarray(clf.intercept_, np.float64), len(coef))  # one 0 where there is none
+    return link, np.ascontiguousarray(coef.T), intercept.copy()
+
+
+def _vectorizers(vect: Any, scale: float = 1.0) -> list[tuple[CountVectorizer, TfidfTransformer | None, float]]:
+    """Return the vectorizers in the order of their columns, each with what weights its counts, and its own weight."""
+    if type(vect) is CountVectorizer:
+        return [(vect, None, scale)]
+    if type(vect) is TfidfVectorizer:
+        return [(vect, vect._tfidf, scale)]
+    if type(vect) is Pipeline:
+        steps = [step for _, step in vect.steps if step != "passthrough"]
+        if [type(step) for step in steps] == [CountVectorizer, TfidfTransformer]:
+            return [(steps[0], steps[1], scale)]
+    if type(vect) is FeatureUnion:
+        weights = vect.transformer_weights or {}
+        parts = [(step, weights.get(name, 1.0)) for name, step in vect.transformer_list if step != "drop"]
+        return [each for step, weight in parts for each in _vectorizers(step, scale * weight)]
+    raise NotCompilable(type(vect).__name__)
+
+
+def _block(vectorizer: CountVectorizer, transformer: TfidfTransformer | None, scale: float, first: int) -> Block:
+    for option in ("preprocessor", "tokenizer"):
+        if getattr(vectorizer, option) is not None:
+            raise NotCompilable(option)
+    if vectorizer.analyzer not in ("word", "char", "char_wb") or vectorizer.input != "content":
+        raise NotCompilable("analyzer")
+    terms = sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__)
+    if [vectorizer.vocabulary_[term] for term in terms] != list(range(len(terms))):
+        raise ModelError("the vectorizer's vocabulary does not number its terms from 0")
+    options = Options(
+        analyzer=vectorizer.analyzer,
+        ngram_range=vectorizer.ngram_range,
+        lowercase=bool(vectorizer.lowercase),
+        strip_accents=vectorizer.strip_accents or None,
+        token_pattern=vectorizer.token_pattern,
+        stop_words=sorted(vectorizer.get_stop_words() or ()),
+        binary=bool(vectorizer.binary),
+        sublinear_tf=bool(transformer is not None and transformer.sublinear_tf),
+        norm=transformer.norm if transformer is not None else None,
+        dtype="float32" if vectorizer.dtype == np.float32 else "float64",
+        scale=float(scale),
+    )
+    idf = getattr(transformer, "idf_", None)
+    return Block(options, terms, first, None if idf is None else np.asarray(idf))
+
+
+if __name__ == "__main__":  # python compiler.py MODEL COMPILED
+    try:
+        engine, kept = read(sys.argv[1])
+    except ModelError as error:
+        sys.exit(str(error))
+    if isinstance(engine, Uncompiled):
+        sys.exit(NOT_COMPILABLE)
+    engine.save(sys.argv[2], kept)
