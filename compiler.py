@@ -108,7 +108,7 @@ def _linear(clf: Any) -> tuple[str, Array, Array]:
     else:
         raise NotCompilable(kind.__name__)
     coef = np.atleast_2d(clf.coef_)
-    intercept = np.broadcast_to(np.asarray(clf.intercept_, np.float64), len(coef))  # one 0 where there is none
+    intercept = np.broadcast_to(clf.intercept_, len(coef))  # one 0 where there is none
     return link, np.ascontiguousarray(coef.T), intercept.copy()
 
 

@@ -73,8 +73,11 @@ class Block:
         if self.options.sublinear_tf:
             counts = np.log(counts) + 1
         values = counts if self.idf is None else (counts * self.idf[distinct]).astype(self.options.dtype)
-        if self.options.norm and (length := np.linalg.norm(values, 2 if self.options.norm == "l2" else 1)):
-            values /= length
+        if self.options.norm:
+            exact = values.astype(np.float64)
+            length = np.sqrt(exact @ exact) if self.options.norm == "l2" else np.abs(exact).sum()
+            if length:
+                values /= length
         return distinct, values * self.options.scale
 
     def preprocess(self, text: str) -> str:
@@ -154,13 +157,14 @@ class Scorer:
     def __init__(
         self, classes: list[Any], link: str, blocks: list[Block], weights: Array, intercept: Array, logarithms: bool
     ) -> None:
-        """Take weights of shape (columns, scores) and an intercept of shape (scores,), float64.
+        """Take weights of shape (columns, scores) and an intercept of shape (scores,).
 
         There is one score a class, but for two classes it may be one only, above 0 for the second. `link` says how
         scores become probabilities: softmax, sigmoid, huber, or none. Naive Bayes' weights are logarithms.
         """
         self.classes, self.link, self.blocks, self.logarithms = classes, link, blocks, logarithms
         self.weights, self.intercept = weights, intercept
+        self._single = {weights.dtype, *(np.dtype(block.options.dtype) for block in blocks)} == {np.dtype(np.float32)}
 
     def save(self, path: str | os.PathLike[str], about: dict[str, Any]) -> None:
         """Write what `load` reads: arrays only, no pickle. `about` is anything of JSON's to keep with it."""
@@ -199,14 +203,19 @@ class Scorer:
 
     def scores(self, text: str) -> tuple[Array, bool]:
         """Return the scores, float64, and whether the text has anything that the model knows."""
-        total = self.intercept.copy()
+        total = np.zeros(len(self.intercept), self.weights.dtype)
         known = False
         for block in self.blocks:
             columns, values = block.values(block.columns(text))
-            if len(columns):
-                known = True
-                total += values @ self.weights[block.first + columns]
-        return total, known
+            if not len(columns):
+                continue
+            known = True
+            weights = self.weights[block.first + columns]
+            if self._single:  # scikit-learn then adds up in float32, one by one, and so must we to get what it gets
+                total += (values[:, None] * weights).sum(axis=0)
+            else:
+                total = total + values @ weights
+        return (total + self.intercept).astype(np.float64), known
 
     def best(self, text: str) -> int:
         """Return the position of the text's class."""

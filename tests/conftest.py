@@ -128,3 +128,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The shipped model behind the real nginx and gunicorn, without the rate limit."""
     with running(tmp_path_factory.mktemp("server"), RATE_LIMIT="0") as started:
         yield started
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--texts", type=int, default=20_000, help="texts on which compiled models are compared (make soak)"
+    )
+
+
+@pytest.fixture(scope="session")
+def texts(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("texts"))

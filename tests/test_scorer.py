@@ -1,0 +1,217 @@
+"""The compiled model answers as scikit-learn does: on texts made of its own vocabulary, and over the options."""
+
+from __future__ import annotations
+
+import csv
+import random
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Perceptron, RidgeClassifier, SGDClassifier
+from sklearn.naive_bayes import ComplementNB, MultinomialNB
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.svm import LinearSVC
+
+import model_file
+from compiler import NotCompilable, compile_model
+from model_file import Model
+from scorer import Scorer
+from tests.conftest import CATEGORIES, ROOT, TEXTS
+
+VECTORIZERS: dict[str, Callable[[], Any]] = {
+    "counts": CountVectorizer,
+    "word pairs": lambda: TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, stop_words=["de", "para"], norm="l1"),
+    "characters": lambda: TfidfVectorizer(analyzer="char", ngram_range=(2, 4), min_df=3, dtype=np.float32),
+    "in words": lambda: TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), min_df=3, strip_accents="unicode"),
+    "union": lambda: FeatureUnion(
+        [
+            ("words", Pipeline([("counts", CountVectorizer(binary=True)), ("tfidf", TfidfTransformer())])),
+            ("letters", TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 3), strip_accents="ascii")),
+        ],
+        transformer_weights={"letters": 0.5},
+    ),
+}
+CLASSIFIERS: dict[str, Callable[[], Any]] = {
+    "multinomial": MultinomialNB,
+    "complement": ComplementNB,
+    "logistic": lambda: LogisticRegression(max_iter=20),
+    "log loss": lambda: SGDClassifier(loss="log_loss", max_iter=5, tol=None, random_state=0),
+    "huber": lambda: SGDClassifier(loss="modified_huber", max_iter=5, tol=None, random_state=0),
+    "svc": LinearSVC,
+}
+
+
+def listings(name: str) -> list[dict[str, str]]:
+    with (ROOT / "training" / name).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter=";"))
+
+
+@pytest.fixture(scope="module")
+def sample() -> tuple[list[str], list[str]]:
+    """Texts and categories of some listings, some of each category."""
+    rows = listings("listings-train.csv")[::12]
+    return [f"{row['titulo']} {row['descricao']}" for row in rows], [row["categoria"] for row in rows]
+
+
+def made_of(terms: list[str], count: int, seed: int) -> Iterator[str]:
+    """Yield texts of the model's terms: joined, cut, misspelt, recased, decomposed, spliced with anything."""
+    pick = random.Random(seed)
+    for _ in range(count):
+        words = [pick.choice(terms) for _ in range(pick.randint(2, 9))]
+        at = pick.randrange(len(words))
+        change = pick.randrange(8)
+        if change == 1:
+            words[at] = words[at][: pick.randint(1, 4)]
+        elif change == 2:
+            words[at] = words[at].replace(pick.choice("aeiours"), pick.choice("aeiours"), 1)
+        elif change == 3:
+            words[at] = pick.choice([str.upper, str.title, str.swapcase])(words[at])
+        elif change == 4:
+            words[at] = unicodedata.normalize("NFD", words[at])
+        elif change == 5:
+            words.insert(at, "".join(chr(pick.randrange(1, 0x3000)) for _ in range(pick.randint(1, 5))))
+        elif change == 6:
+            words.insert(at, chr(pick.randrange(0x10000, 0x110000)) + pick.choice("\u0301\u00ad\u200b\u0130ßΣ"))
+        elif change == 7:
+            words[at - 1 : at + 1] = ["".join(words[at - 1 : at + 1])]
+        yield pick.choice([" ", " ", " ", "  ", ", ", "\n", "-"]).join(words)
+
+
+def assert_same_answers(scorer: Scorer, vect: Any, clf: Any, texts: list[str], features: Any = None) -> None:
+    """Check the categories, but for near ties, and the probabilities to 1e-6; 9 texts of 10 must hit the vocabulary."""
+    features = vect.transform(texts) if features is None else features
+    assert (np.diff(features.indptr) > 0).mean() >= 0.9
+    expected = clf.predict(features)
+    ours = [scorer.judge(text) for text in texts]
+    ties = 0
+    for judgement, category in zip(ours, expected, strict=True):
+        if scorer.classes[judgement.best] != category:
+            best, second = sorted(judgement.scores, reverse=True)[:2]
+            assert best - second < 1e-6 * max(1, abs(best))
+            ties += 1
+    assert ties <= len(texts) / 1000
+    if hasattr(clf, "predict_proba"):
+        probabilities = np.array([judgement.probabilities for judgement in ours])
+        np.testing.assert_allclose(probabilities, clf.predict_proba(features), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("vectorizer", VECTORIZERS.values(), ids=VECTORIZERS)
+def test_each_supported_pair_answers_as_scikit_learn(
+    vectorizer: Callable[[], Any], sample: tuple[list[str], list[str]], tmp_path: Path, texts: int
+) -> None:
+    vect = vectorizer()
+    trained = vect.fit_transform(sample[0])
+    words = sorted(CountVectorizer().fit(sample[0]).vocabulary_)
+    for start in range(0, texts, 20_000):
+        made = list(made_of(words, min(20_000, texts - start), seed=start))
+        features = vect.transform(made)
+        for create in CLASSIFIERS.values():
+            clf = create().fit(trained, sample[1])
+            compile_model(Model(vect, clf, {}, "")).save(tmp_path / "compiled", {})
+            scorer, _ = Scorer.load(tmp_path / "compiled")
+            assert_same_answers(scorer, vect, clf, made, features)
+
+
+def test_shipped_model_answers_as_scikit_learn(texts: int) -> None:
+    model = model_file.load(ROOT / "model.sav")
+    scorer = compile_model(model)
+    rows = listings("listings-test.csv") + listings("listings-train.csv")
+    terms = [term for block in scorer.blocks for term in block.terms if block.options.analyzer == "word"]
+
+    assert_same_answers(scorer, model.vect, model.clf, [f"{row['titulo']} {row['descricao']}" for row in rows])
+    for start in range(0, texts, 20_000):
+        made = list(made_of(terms, min(20_000, texts - start), seed=start))
+        assert_same_answers(scorer, model.vect, model.clf, made)
+
+
+@st.composite
+def vectorizers(draw: st.DrawFn) -> Any:
+    """Any combination of the options that change what a vectorizer makes of a text."""
+    low = draw(st.integers(1, 4))
+    options = {
+        "analyzer": draw(st.sampled_from(["word", "char", "char_wb"])),
+        "ngram_range": (low, low + draw(st.integers(0, 3))),
+        "lowercase": draw(st.booleans()),
+        "strip_accents": draw(st.sampled_from([None, "ascii", "unicode"])),
+        "binary": draw(st.booleans()),
+        "token_pattern": draw(st.sampled_from([r"(?u)\b\w\w+\b", r"(?u)\b\w+\b", r"\S+", r"(\w)\w*"])),
+        "stop_words": draw(st.sampled_from([None, "english", ["de", "pano"]])),
+    }
+    if draw(st.booleans()):
+        return CountVectorizer(**options)
+    return TfidfVectorizer(
+        **options,
+        sublinear_tf=draw(st.booleans()),
+        use_idf=draw(st.booleans()),
+        smooth_idf=draw(st.booleans()),
+        norm=draw(st.sampled_from(["l1", "l2", None])),
+        dtype=draw(st.sampled_from([np.float32, np.float64])),
+    )
+
+
+ALPHABET = st.sampled_from(list("aábcde AÉÇ-_,.1\n\t\u0301\u00a0\u2003ßİΣς\U0001f600\ud800"))
+
+
+@pytest.mark.filterwarnings("ignore:The parameter", "ignore:Your stop_words")
+@settings(max_examples=400, deadline=None)
+@given(
+    vect=vectorizers(), corpus=st.lists(st.text(ALPHABET, max_size=30), max_size=4), text=st.text(ALPHABET, max_size=60)
+)
+def test_values_are_the_vectorizers_whatever_its_options(vect: Any, corpus: list[str], text: str) -> None:
+    try:
+        vect.fit([*corpus, "boneca de pano", "the carrinho de Brinquedo e pano"])
+    except ValueError:  # an empty vocabulary
+        return
+    clf = MultinomialNB().fit(vect.transform(["boneca", "pano"]), ["a", "b"])
+    (block,) = compile_model(Model(vect, clf, {}, "")).blocks
+
+    columns, values = block.values(block.columns(text))
+
+    row = vect.transform([text])
+    row.sort_indices()
+    assert columns.tolist() == row.indices.tolist()
+    np.testing.assert_allclose(values, row.data, rtol=1e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(vect=vectorizers(), text=st.text(max_size=60))
+@pytest.mark.filterwarnings("ignore:The parameter", "ignore:Your stop_words")
+def test_any_text_has_an_answer_and_shares(vect: Any, text: str) -> None:
+    try:
+        clf = LogisticRegression().fit(vect.fit_transform(TEXTS), CATEGORIES)
+    except ValueError:
+        return
+    scorer = compile_model(Model(vect, clf, {}, ""))
+
+    assert set(scorer.shares(text, scorer.judge(text).best)) == set(text.split())
+
+
+@pytest.mark.parametrize("clf", [RidgeClassifier(), Perceptron(), LinearSVC(), SGDClassifier(random_state=0)])
+@pytest.mark.parametrize("categories", [CATEGORIES, ["a", "a", "a", "b", "b", "b"]], ids=["three", "two"])
+def test_scores_of_a_model_without_probabilities(clf: Any, categories: list[str]) -> None:
+    vect = TfidfVectorizer()
+    clf.fit(vect.fit_transform(TEXTS), categories)
+
+    assert_same_answers(compile_model(Model(vect, clf, {}, "")), vect, clf, TEXTS)
+
+
+@pytest.mark.parametrize(
+    "vect",
+    [
+        CountVectorizer(tokenizer=str.split, token_pattern=None),
+        CountVectorizer(preprocessor=str.lower),
+        CountVectorizer(analyzer=str.split),
+    ],
+)
+def test_vectorizer_that_calls_a_function_is_not_compiled(vect: Any) -> None:
+    clf = MultinomialNB().fit(vect.fit_transform(TEXTS), CATEGORIES)
+
+    with pytest.raises(NotCompilable):
+        compile_model(Model(vect, clf, {}, ""))
