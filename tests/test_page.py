@@ -1,7 +1,8 @@
 """The page, in a real headless Chromium: against the real server, but for what it cannot be made to do at will."""
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -56,11 +57,18 @@ def questions(page: Page) -> list[Any]:
 
 
 @pytest.fixture
-def held(page: Page) -> list[Route]:
-    """The page's questions, which stay without an answer until the test gives one."""
+def next_question(page: Page) -> Callable[[], Route]:
+    """Wait for what the page asks the API next, which stays without an answer until the test gives one."""
     routes: list[Route] = []
     page.route(API, lambda route: routes.append(route))
-    return routes
+
+    def wait() -> Route:
+        deadline = time.monotonic() + 10
+        while not routes and time.monotonic() < deadline:
+            page.wait_for_timeout(10)  # Playwright hands routes over only while it is called
+        return routes.pop(0)
+
+    return wait
 
 
 # Filling in
@@ -189,13 +197,13 @@ def test_a_typed_category_is_never_overwritten(page: Page, questions: list[Any])
     assert questions == []
 
 
-def test_a_category_typed_while_the_page_asks_is_kept(page: Page, held: list[Route]) -> None:
-    with page.expect_request(API):
-        page.fill("#descricao", "hobbit")
+def test_a_category_typed_while_the_page_asks_is_kept(page: Page, next_question: Callable[[], Route]) -> None:
+    page.fill("#descricao", "hobbit")
+    question = next_question()
     expect(page.locator("#categoria")).to_have_attribute("aria-busy", "true")
 
     page.fill("#categoria", "artesanato")
-    held[0].fulfill(json=SURE)
+    question.fulfill(json=SURE)
 
     expect(page.locator("#categoria")).to_have_attribute("aria-busy", "false")
     expect(page.locator("#estado")).to_have_text("")
@@ -232,6 +240,22 @@ def test_when_unsure_the_alternatives_are_buttons_and_a_click_chooses(page: Page
     expect(page.locator("#resultado")).to_contain_text("Nada foi gravado")
     expect(page.locator("#categoria")).to_have_value("brinquedo")
     expect(group).to_be_hidden()
+    assert questions == []
+
+
+def test_a_press_on_a_suggestion_counts_even_straight_from_an_edit(page: Page, questions: list[Any]) -> None:
+    page.route(API, lambda route: route.fulfill(json=UNSURE))
+    page.fill("#descricao", "uma coisa")
+    expect(page.get_by_role("button", name="brinquedo")).to_be_visible()
+    questions.clear()
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+
+    page.press("#descricao", "End")
+    page.keyboard.type("!")
+    page.get_by_role("button", name="brinquedo").click()
+
+    expect(page.locator("#categoria")).to_have_value("brinquedo")
     assert questions == []
 
 
@@ -274,40 +298,39 @@ def test_keyboard_noise_is_not_given_a_category(page: Page) -> None:
 # Slow and late
 
 
-def test_while_it_asks_the_page_shows_so(page: Page, held: list[Route]) -> None:
-    with page.expect_request(API):
-        page.fill("#descricao", "hobbit")
+def test_while_it_asks_the_page_shows_so(page: Page, next_question: Callable[[], Route]) -> None:
+    page.fill("#descricao", "hobbit")
+    question = next_question()
 
     expect(page.locator("#categoria")).to_have_attribute("aria-busy", "true")
     expect(page.get_by_role("status").filter(has_text="Procurando a categoria")).to_be_visible()
 
-    held[0].fulfill(json=SURE)
+    question.fulfill(json=SURE)
     expect(page.locator("#categoria")).to_have_value("livro")
     expect(page.locator("#categoria")).to_have_attribute("aria-busy", "false")
     expect(page.get_by_text("Procurando a categoria")).not_to_be_attached()
 
 
-def test_an_answer_that_comes_late_for_an_older_text_is_dropped(page: Page, held: list[Route]) -> None:
-    with page.expect_request(API):
-        page.fill("#descricao", "boneca")
-    with page.expect_request(API):
-        page.fill("#descricao", "hobbit")
-    held[1].fulfill(json=SURE)
+def test_an_answer_that_comes_late_for_an_older_text_is_dropped(page: Page, next_question: Callable[[], Route]) -> None:
+    page.fill("#descricao", "boneca")
+    older = next_question()
+    page.fill("#descricao", "hobbit")
+    next_question().fulfill(json=SURE)
     expect(page.locator("#categoria")).to_have_value("livro")
 
-    held[0].fulfill(json=SURE | {"categoria": "brinquedo"})
+    older.fulfill(json=SURE | {"categoria": "brinquedo"})
     page.evaluate("fetch('/favicon.svg')")  # a round trip that an answer on its way would have overtaken
 
     expect(page.locator("#categoria")).to_have_value("livro")
 
 
-def test_going_straight_to_enviar_waits_for_the_category(page: Page, held: list[Route]) -> None:
+def test_going_straight_to_enviar_waits_for_the_category(page: Page, next_question: Callable[[], Route]) -> None:
     page.fill("#titulo", "O senhor dos anéis")
     page.fill("#descricao", "hobbit")
-    with page.expect_request(API):
-        page.press("#titulo", "Enter")
+    assert next_question().request.post_data_json == {"descricao": "O senhor dos anéis"}
 
-    held[-1].fulfill(json=SURE)
+    page.press("#titulo", "Enter")
+    next_question().fulfill(json=SURE)
 
     expect(page.locator("#resultado")).to_contain_text("Nada foi gravado")
     expect(page.locator("#categoria")).to_have_value("livro")
@@ -356,22 +379,33 @@ def test_when_the_api_is_down_the_seller_can_go_on(page: Page) -> None:
     expect(page.locator("#resultado")).to_contain_text("Nada foi gravado")
 
 
-def test_the_next_edit_asks_again(page: Page) -> None:
+def test_a_failure_keeps_an_earlier_category_and_asks_to_check_it(page: Page) -> None:
+    page.fill("#descricao", "boneca de pano para crianças")
+    expect(page.locator("#categoria")).to_have_value("brinquedo")
+    page.route(API, lambda route: route.abort())
+
+    page.fill("#descricao", "boneca de pano para crianças pequenas")
+
+    expect(page.locator("#estado")).to_contain_text("Confira a categoria.")
+    expect(page.locator("#categoria")).to_have_value("brinquedo")
+
+
+def test_the_next_edit_asks_again_even_if_it_is_undone(page: Page) -> None:
     page.route(API, lambda route: route.abort())
     page.fill("#descricao", "boneca de pano para crianças")
     expect(page.locator("#estado")).to_contain_text("Não foi possível")
     page.unroute(API)
 
-    page.locator("#descricao").press_sequentially(" pequenas")
+    page.locator("#descricao").press_sequentially("!")
+    page.press("#descricao", "Backspace")
 
     expect(page.locator("#categoria")).to_have_value("brinquedo")
 
 
-def test_a_server_that_never_answers_is_given_up(page: Page, held: list[Route]) -> None:
+def test_a_server_that_never_answers_is_given_up(page: Page, next_question: Callable[[], Route]) -> None:
     page.clock.install()
-    with page.expect_request(API):
-        page.fill("#descricao", "hobbit")
-    assert len(held) == 1
+    page.fill("#descricao", "hobbit")
+    next_question()
 
     page.clock.run_for(10_000)
 
@@ -380,24 +414,25 @@ def test_a_server_that_never_answers_is_given_up(page: Page, held: list[Route]) 
 
 
 @pytest.mark.parametrize(("retry_after", "seconds"), [("2", 2), ("3600", 30)])
-def test_a_busy_server_is_asked_once_more(page: Page, held: list[Route], retry_after: str, seconds: int) -> None:
+def test_a_busy_server_is_asked_once_more(
+    page: Page, questions: list[Any], next_question: Callable[[], Route], retry_after: str, seconds: int
+) -> None:
     page.clock.install(time=0)
     page.clock.pause_at(1000)
-    with page.expect_request(API):
-        page.fill("#descricao", "hobbit")
-        page.clock.run_for(700)
-    held[0].fulfill(status=503, headers={"Retry-After": retry_after})
+    page.fill("#descricao", "hobbit")
+    page.clock.run_for(700)
+    next_question().fulfill(status=503, headers={"Retry-After": retry_after})
     expect(page.locator("#estado")).to_contain_text(f"Nova tentativa em {seconds} s.")
+    page.press("#descricao", "Tab")
     page.clock.run_for(seconds * 1000 - 100)
-    assert len(held) == 1
+    assert len(questions) == 1
 
-    with page.expect_request(API):
-        page.clock.run_for(200)
-    held[1].fulfill(status=503, headers={"Retry-After": retry_after})
+    page.clock.run_for(200)
+    next_question().fulfill(status=503, headers={"Retry-After": retry_after})
 
     expect(page.locator("#estado")).not_to_contain_text("Nova tentativa")
     page.clock.run_for(120_000)
-    assert len(held) == 2
+    assert len(questions) == 2
 
 
 # Enviar
