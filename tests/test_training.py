@@ -13,7 +13,12 @@ from training.noise import KINDS, noise
 from training.report import reliability
 from training.split import merge, near_key, split, without_copies
 
-KEYS = "fonte;chave;categoria\nprodutos.csv;livro;livro\nprodclass;PET;pet\ntaxonomia-google;A > B;b\ntaxonomia-google;A;a\n"
+KEYS = """fonte;chave;categoria
+produtos.csv;livro;livro
+prodclass;PET;pet
+taxonomia-google;A > B;b
+taxonomia-google;A;a
+"""
 
 
 @pytest.fixture
@@ -60,9 +65,10 @@ def test_near_duplicates_have_the_same_key(other: str) -> None:
 
 
 def test_near_duplicates_are_merged_and_never_on_both_sides() -> None:
-    items = [Item("prodclass", f"PRODUTO {chr(97 + n % 26)}{chr(97 + n // 26)} {n}KG", "", "pet") for n in range(400)]
-    items += [Item("prodclass", f"{n}g {chr(97 + n % 26)}{chr(97 + n // 26)} produto", "", "pet") for n in range(400)]
-    items += [Item("taxonomia-google", f"produto {chr(97 + n)}a", "", "pet") for n in range(26)]
+    names = [f"q{chr(97 + n % 26)}{chr(97 + n // 26)}" for n in range(400)]
+    items = [Item("prodclass", f"PRODUTO {name.upper()} {n}KG", "", "pet") for n, name in enumerate(names)]
+    items += [Item("prodclass", f"{n}g {name} produto", "", "pet") for n, name in enumerate(names)]
+    items += [Item("taxonomia-google", f"produto {name}", "", "pet") for name in names[:26]]
 
     merged = merge(items)
     train, test = split(merged)
@@ -70,7 +76,7 @@ def test_near_duplicates_are_merged_and_never_on_both_sides() -> None:
     assert len(merged) == 400 + 26
     assert {near_key(item.titulo) for item in train}.isdisjoint(near_key(item.titulo) for item in test)
     assert len(test) == 75  # a fifth of those that no other source has
-    assert split(list(reversed(merged)))[1] == list(reversed(test))
+    assert set(split(list(reversed(merged)))[1]) == set(test)
 
 
 def test_no_listing_that_trains_is_a_near_copy_of_one_that_measures() -> None:
@@ -107,6 +113,7 @@ def test_same_data_give_the_same_predictions_and_pruning_keeps_them_near() -> No
         vect.fit(texts)
         clf = model.fit(model.matrix(vect, texts), labels, weights)
         model.prune(vect, clf, keep)
+        clf = model.fit(model.matrix(vect, texts), labels, weights)
         model.freeze(vect, clf, 2.0)
         return np.asarray(clf.predict_proba(vect.transform(texts)))
 
