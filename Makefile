@@ -1,5 +1,5 @@
 # make run serves the product; make test passes the whole suite; both install what is missing. make model trains anew.
-.PHONY: run test lint model nginx chromium
+.PHONY: run test soak lint model nginx chromium
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin
 DATA ?= ../shared/data
@@ -9,6 +9,9 @@ run: .venv/serving nginx
 
 test: .venv/dev nginx chromium
 	pytest
+
+soak: .venv/dev
+	pytest tests/test_scorer.py --texts 1000000
 
 lint: .venv/dev
 	ruff check . && ruff format --check .
