@@ -22,7 +22,7 @@ def test_example_prints_what_the_readme_says(server: Server) -> None:
 
 def test_every_setting_is_documented() -> None:
     sources = "".join((ROOT / name).read_text() for name in ("entrypoint.sh", "gunicorn.conf.py", "app.py"))
-    used = set(re.findall(r'\$\{([A-Z_]+)-|environ\.get\("([A-Z_]+)"', sources))
+    used = set(re.findall(r'\$\{([A-Z_]+)-|os\.environ\.get\("([A-Z_]+)"', sources))
 
     assert {name for pair in used for name in pair if name} == set(
         re.findall(r"^\| `([A-Z_]+)` \|", README, re.MULTILINE)
