@@ -56,7 +56,7 @@ def listings(name: str) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def sample() -> tuple[list[str], list[str]]:
     """Texts and categories of some listings, some of each category."""
-    rows = listings("listings-train.csv")[::12]
+    rows = listings("listings-train.csv")[::20]
     return [f"{row['titulo']} {row['descricao']}" for row in rows], [row["categoria"] for row in rows]
 
 
@@ -102,6 +102,7 @@ def assert_same_answers(scorer: Scorer, vect: Any, clf: Any, texts: list[str], f
         np.testing.assert_allclose(probabilities, clf.predict_proba(features), rtol=0, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:lbfgs failed to converge")  # how good the models are is no matter here
 @pytest.mark.parametrize("vectorizer", VECTORIZERS.values(), ids=VECTORIZERS)
 def test_each_supported_pair_answers_as_scikit_learn(
     vectorizer: Callable[[], Any], sample: tuple[list[str], list[str]], tmp_path: Path, texts: int
