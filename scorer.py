@@ -74,8 +74,10 @@ class Block:
             counts = np.log(counts) + 1
         values = counts if self.idf is None else (counts * self.idf[distinct]).astype(self.options.dtype)
         if self.options.norm:
-            exact = values.astype(np.float64)
-            length = np.sqrt(exact @ exact) if self.options.norm == "l2" else np.abs(exact).sum()
+            sizes = values * values if self.options.norm == "l2" else np.abs(values)
+            length = sizes.sum(dtype=np.float64)  # of float32 too, as scikit-learn does
+            if self.options.norm == "l2":
+                length = np.sqrt(length)
             if length:
                 values /= length
         return distinct, values * self.options.scale
@@ -202,7 +204,7 @@ class Scorer:
         return cls(header["classes"], header["link"], blocks, weights, intercept, header["logarithms"]), header["about"]
 
     def scores(self, text: str) -> tuple[Array, bool]:
-        """Return the scores, float64, and whether the text has anything that the model knows."""
+        """Return the scores and whether the text has anything that the model knows."""
         total = np.zeros(len(self.intercept), self.weights.dtype)
         known = False
         for block in self.blocks:
@@ -215,7 +217,7 @@ class Scorer:
                 total += (values[:, None] * weights).sum(axis=0)
             else:
                 total = total + values @ weights
-        return (total + self.intercept).astype(np.float64), known
+        return total + self.intercept, known
 
     def best(self, text: str) -> int:
         """Return the position of the text's class."""

@@ -23,6 +23,8 @@ from sklearn.naive_bayes import MultinomialNB
 from app import create_app
 
 ROOT = Path(__file__).parent.parent
+# A suite that was started in the background inherits an ignored SIGINT, which the shells it starts could not trap.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 TEXTS = ["boneca de pano", "carrinho de brinquedo", "livro de receitas", "romance de época", "batom vermelho", "base"]
 CATEGORIES = ["brinquedo", "brinquedo", "livro", "livro", "maquiagem", "maquiagem"]
 
