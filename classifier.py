@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -161,9 +162,9 @@ def _read_here(path: Path) -> tuple[Engine, dict[str, Any]]:
 def _keep(made: Path, kept: Path) -> None:
     """Copy a compiled model to where the next start finds it, if this disk may be written."""
     part = kept.with_suffix(f".{os.getpid()}")
-    try:
+    with contextlib.suppress(OSError):
         CACHE.mkdir(exist_ok=True)
         part.write_bytes(made.read_bytes())
         part.replace(kept)
-    except OSError:
-        part.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # half a file, where the disk was full
+        part.unlink()
