@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Starts gunicorn and, once it can predict, nginx on $PORT; stops both on TERM or INT; fails when either dies.
 set -euo pipefail
+trap 'exit 0' TERM INT # until there is something to stop
 cd "$(dirname "${BASH_SOURCE[0]}")"
 PATH=$PATH:/usr/sbin # Debian's place for nginx, which a user's PATH may lack
 
