@@ -57,7 +57,7 @@ class App(Flask):
 class HotPath:
     """Answers the one hot request, a plain and well-formed prediction, before Flask; hands on whatever else comes.
 
-    Flask's routing, request and response take longer than the prediction (benchmarks/README.md).
+    Flask's routing, request and response take longer than the prediction.
     """
 
     def __init__(self, rest: WSGIApplication, classifier: Classifier) -> None:
@@ -93,6 +93,10 @@ def create_app(model: str | os.PathLike[str], hot: bool = True) -> Flask:
     app = App(__name__, static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, PROVIDE_AUTOMATIC_OPTIONS=False)
     app.url_map.merge_slashes = False  # no redirect, which would be HTML
+
+    @app.before_request
+    def read_body() -> None:
+        request.get_data()  # an answer before the body is read would reset nginx's connection: a 502 for the client
 
     @app.post("/predizer_categoria")
     def predizer_categoria() -> Response:

@@ -17,6 +17,7 @@ from scorer import Judgement, ModelError, Scorer
 ALTERNATIVES = 3
 WORDS = 5
 HERE = Path(__file__).parent
+MAKERS = ("compiler.py", "model_file.py", "scorer.py", "requirements.txt")  # what a compiled model depends on
 CACHE = HERE / ".cache"  # compiled models; the image fills it when it is built
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ def load_engine(path: Path, sha256: str) -> tuple[Engine, dict[str, Any]]:
     The compiled form is kept under the hash of the file and of the code that made it, so that a stale one is never
     used. A process that has not loaded scikit-learn lets another compile, and stays small.
     """
-    code = b"".join((HERE / name).read_bytes() for name in ("compiler.py", "model_file.py", "scorer.py"))
+    code = b"".join((HERE / name).read_bytes() for name in MAKERS)
     kept = CACHE / f"{hashlib.sha256(sha256.encode() + code).hexdigest()}.npz"
     if kept.exists():
         return Scorer.load(kept)

@@ -32,8 +32,8 @@ class Uncompiled:
     def __init__(self, model: Model) -> None:
         self.classes: list[Any] = model.clf.classes_.tolist()
         self._vect, self._clf = model.vect, model.clf
-        if isinstance(self._vect, FeatureUnion):
-            self._vect.n_jobs = None  # no processes for one text, whatever its author had set
+        jobs = [name for name in self._vect.get_params() if name.endswith("n_jobs")]
+        self._vect.set_params(**dict.fromkeys(jobs))  # no processes for one text, whatever its author had set
 
     def best(self, text: str) -> int:
         """Return the position of the text's class."""
@@ -133,10 +133,12 @@ def _vectorizers(vect: Any, scale: float = 1.0) -> list[tuple[CountVectorizer, T
 
 
 def _block(vectorizer: CountVectorizer, transformer: TfidfTransformer | None, scale: float, first: int) -> Block:
+    if vectorizer.input != "content":
+        raise ModelError("its vectorizer reads files: a text would name one")
     for option in ("preprocessor", "tokenizer"):
         if getattr(vectorizer, option) is not None:
             raise NotCompilable(option)
-    if vectorizer.analyzer not in ("word", "char", "char_wb") or vectorizer.input != "content":
+    if vectorizer.analyzer not in ("word", "char", "char_wb"):
         raise NotCompilable("analyzer")
     terms = sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__)
     if [vectorizer.vocabulary_[term] for term in terms] != list(range(len(terms))):
@@ -146,7 +148,7 @@ def _block(vectorizer: CountVectorizer, transformer: TfidfTransformer | None, sc
         ngram_range=vectorizer.ngram_range,
         lowercase=bool(vectorizer.lowercase),
         strip_accents=vectorizer.strip_accents or None,
-        token_pattern=vectorizer.token_pattern,
+        token_pattern=vectorizer.token_pattern or "",
         stop_words=sorted(vectorizer.get_stop_words() or ()),
         binary=bool(vectorizer.binary),
         sublinear_tf=bool(transformer is not None and transformer.sublinear_tf),

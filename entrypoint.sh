@@ -53,7 +53,7 @@ end() { [[ -z $2 ]] || while kill -s "$1" "$2" 2>/dev/null; do sleep 0.05; done;
 trap stop TERM INT
 
 # Sessions of their own: a terminal's Ctrl-C reaches only this script, which stops them in order.
-READY_FILE=$run/ready setsid gunicorn --bind "unix:$run/app.sock" --bind "unix:$run/health.sock" &
+TMPDIR=$run READY_FILE=$run/ready setsid gunicorn --bind "unix:$run/app.sock" --bind "unix:$run/health.sock" &
 gunicorn=$!
 until [[ -e $run/ready ]]; do
   kill -0 "$gunicorn" 2>/dev/null || { say "gunicorn ended before it could predict"; exit 1; }

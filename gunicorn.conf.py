@@ -31,9 +31,9 @@ timeout = 10
 # Seconds that a stop waits for a hung worker. By then nginx has every answer (see entrypoint.sh).
 graceful_timeout = 1
 
-# gunicorn must not refuse, with its own HTML, what nginx let through. nginx allows lines of 4 KiB, any method in
-# capitals, and passes on only the headers that `default` names.
-limit_request_line = 8190
+# gunicorn must not refuse, with its own HTML, what nginx let through: nginx bounds the line (before it escapes it anew,
+# which makes it longer), passes on only headers that `default` names, and takes any method in capitals.
+limit_request_line = 0
 permit_unconventional_http_method = True
 
 # Its socket would need a writable home.

@@ -127,6 +127,12 @@ def _card(path: str | os.PathLike[str], content: dict[str, Any]) -> dict[str, An
             raise TypeError("not a dict")
     except (TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: meta must hold what JSON can ({error})") from error
+    phrases = meta.get("frases", [])
+    if not isinstance(phrases, list) or not all(
+        isinstance(phrase, dict) and isinstance(phrase.get("texto"), str) and "categoria" in phrase
+        for phrase in phrases
+    ):
+        raise ModelError(f'{path}: frases must be a list of {{"texto": …, "categoria": …}}')
     threshold = meta.get("limiar_incerto", 0.5)
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
         raise ModelError(f"{path}: limiar_incerto must be a number from 0 to 1")

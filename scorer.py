@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-REMEMBERED_WORDS = 20_000  # a block keeps the columns of so many words, some 5 MB: sellers' words repeat
+REMEMBERED_WORDS = 20_000  # a block keeps the columns of so many words: sellers' words repeat
+LONGEST_REMEMBERED = 30  # characters; longer ones do not repeat, and would let a client fill the memory
 
 
 class ModelError(RuntimeError):
@@ -139,7 +140,7 @@ class Block:
             # A word that is shorter than an n-gram counts once, whole.
             lengths = range(low, max(low, min(high, len(padded))) + 1)
             columns = self._known(padded[i : i + n] for n in lengths for i in range(max(1, len(padded) - n + 1)))
-            if len(self._remembered) < REMEMBERED_WORDS:
+            if len(word) <= LONGEST_REMEMBERED and len(self._remembered) < REMEMBERED_WORDS:
                 self._remembered[word] = columns
         return columns
 

@@ -31,7 +31,7 @@ from tests.conftest import CATEGORIES, TEXTS
 VECTORIZERS = {
     "counts": CountVectorizer(),
     "tfidf": TfidfVectorizer(sublinear_tf=True, stop_words=["de"], dtype=np.float32),
-    "characters": TfidfVectorizer(analyzer="char", ngram_range=(1, 3)),
+    "characters": TfidfVectorizer(analyzer="char", ngram_range=(1, 3), token_pattern=None),
     "hashing": HashingVectorizer(n_features=512, alternate_sign=False),
     "pipeline": Pipeline([("counts", CountVectorizer(binary=True)), ("tfidf", TfidfTransformer())]),
     "union": FeatureUnion(
@@ -141,6 +141,17 @@ def test_function_of_the_authors_is_refused_by_a_message_that_says_so(tmp_path: 
         load(path)
 
 
+def test_vectorizer_that_reads_files_is_refused(tmp_path: Path) -> None:
+    vect = CountVectorizer().fit(TEXTS)
+    clf = MultinomialNB().fit(vect.transform(TEXTS), CATEGORIES)
+    vect.input = "filename"
+    path = tmp_path / "model.sav"
+    path.write_bytes(pickle.dumps({"vect": vect, "clf": clf}))
+
+    with pytest.raises(ModelError, match="reads files"):
+        Classifier(path)
+
+
 @pytest.mark.parametrize("compress", [0, 3])
 def test_joblib_file_is_refused_by_a_message_that_says_so(compress: int, tmp_path: Path) -> None:
     vect = CountVectorizer()
@@ -175,6 +186,8 @@ def test_class_that_trusts_the_file_is_refused_by_name(clf: Any, tmp_path: Path)
         (pickle.dumps({"vect": 1, "clf": 2, "meta": {"qualidade": {4}}}), "meta"),
         (pickle.dumps({"vect": 1, "clf": 2, "meta": {"qualidade": float("nan")}}), "meta"),
         (pickle.dumps({"vect": 1, "clf": 2, "meta": {"limiar_incerto": 2}}), "limiar_incerto"),
+        (pickle.dumps({"vect": 1, "clf": 2, "meta": {"frases": 3}}), "frases"),
+        (pickle.dumps({"vect": 1, "clf": 2, "meta": {"frases": [{"text": "a"}]}}), "frases"),
     ],
 )
 def test_broken_file_is_refused(content: bytes | None, message: str, tmp_path: Path) -> None:

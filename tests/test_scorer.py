@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+import tracemalloc
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -216,3 +217,20 @@ def test_vectorizer_that_calls_a_function_is_not_compiled(vect: Any) -> None:
 
     with pytest.raises(NotCompilable):
         compile_model(Model(vect, clf, {}, ""))
+
+
+def test_words_of_any_length_do_not_fill_the_memory() -> None:
+    vect = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4))
+    clf = MultinomialNB().fit(vect.fit_transform(TEXTS), CATEGORIES)
+    scorer = compile_model(Model(vect, clf, {}, ""))
+    texts = [f"{'boneca' * 3000}{number}" for number in range(20)]
+    for text in texts[:2]:
+        scorer.judge(text)
+
+    tracemalloc.start()
+    for text in texts:
+        scorer.judge(text)
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert grown < 100_000  # one such word's columns take 200 KB

@@ -148,6 +148,36 @@ def test_gunicorn_takes_all_the_headers_that_nginx_lets_through(server: Server) 
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"POST /api/predizer_categoria HTTP/1.1\r\nContent-Type: application/json\x01\r\n", 415),
+        (b"POST /api/predizer_categoria?x=\xff HTTP/1.1\r\nContent-Type: text/plain\r\n", 415),
+        (b"GET /api/" + b"\xff" * 4000 + b" HTTP/1.1\r\n", 404),
+        (b"GET /api/" + b'"' * 4000 + b" HTTP/1.1\r\n", 404),
+        (b"GET /api HTTP/1.1\r\n", 404),
+    ],
+)
+def test_gunicorn_never_answers_in_html(server: Server, request_head: bytes, status: int) -> None:
+    assert_nginx_problem(server.raw(request_head + b"Host: a\r\nConnection: close\r\n\r\n"), status)
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "status"),
+    [
+        ("/api/modelo", "application/json", 405),
+        ("/api/health", "text/plain", 405),
+        ("/api/nada", "text/plain", 404),
+        ("/api/predizer_categoria", "text/plain", 415),
+    ],
+)
+def test_large_body_of_a_wrong_request_is_no_bad_gateway(
+    server: Server, path: str, content_type: str, status: int
+) -> None:
+    for _ in range(20):
+        assert server.request("POST", path, "a" * 250_000, Content_Type=content_type).status == status
+
+
 def test_chunked_body_is_read(server: Server) -> None:
     head = JSON_POST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
 
@@ -194,6 +224,7 @@ def test_log_is_one_json_line_a_request_without_the_text(tmp_path: Path) -> None
         server.request("GET", "/api/health?segredo=1")
         server.request("POST", "/api/predizer_categoria", '"segredo', Content_Type="application/json")
         server.raw(b"segredo\r\n\r\n")
+        server.raw(b"GET /api/\xff\xfe HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
 
     lines = [json.loads(line) for line in server.stdout.read_text().splitlines()]
     assert {(line["method"], line["path"], line["status"]) for line in lines} >= {
@@ -309,6 +340,7 @@ def test_rate_limit_is_each_clients_own_and_spares_the_rest(tmp_path: Path) -> N
         assert_problem(refused[0].status, refused[0].headers, refused[0].json(), 429)
         assert refused[0].headers["Retry-After"] == "1"
         assert server.predict("boneca", X_Forwarded_For="203.0.113.9").status == 429  # loopback is no router
+        assert server.request("POST", "/api/predizer_categoria%0A", "{}", Content_Type="application/json").status == 404
         assert server.request("GET", "/api/health").status == 200
         assert server.request("GET", "/cadastro.html").status == 200
 
