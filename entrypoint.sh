@@ -41,7 +41,8 @@ trap finish EXIT
 # shellcheck disable=SC2317 # called by trap
 stop() {
   trap '' TERM INT
-  touch "$run/stopping" # /api/health says 503 from here on
+  touch "$run/stopping" # /api/health says 503 from here on, for as long as there is somebody to say it
+  sleep 0.2
   mapfile -t children < <(jobs -p)
   end QUIT "${children[1]-}"
   end TERM "${children[0]-}"

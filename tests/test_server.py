@@ -429,6 +429,18 @@ def test_term_to_the_first_process_loses_no_accepted_request(tmp_path: Path) -> 
     assert logged.count(200) == len(answers)  # every request that nginx read was answered, and its answer arrived
 
 
+def test_health_says_503_once_a_stop_has_begun(tmp_path: Path) -> None:
+    statuses = []
+    with running(tmp_path) as server:
+        server.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(OSError, http.client.RemoteDisconnected):
+            while True:
+                statuses.append(server.request("GET", "/api/health").status)
+
+    assert statuses[-1] == 503
+    assert set(statuses) <= {200, 503}
+
+
 def test_request_under_way_is_answered_after_term(tmp_path: Path) -> None:
     with running(tmp_path, WEB_CONCURRENCY="1") as server:
         server.predict("boneca")
