@@ -1,5 +1,5 @@
 # make run serves the product; make test passes the whole suite; both install what is missing. make model trains anew.
-.PHONY: run test soak lint model nginx chromium
+.PHONY: run test soak lint model nginx test-tools
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin
 DATA ?= ../shared/data
@@ -7,7 +7,7 @@ DATA ?= ../shared/data
 run: .venv/serving nginx
 	@exec ./entrypoint.sh
 
-test: .venv/dev nginx chromium
+test: .venv/dev nginx test-tools
 	pytest
 
 soak: .venv/dev
@@ -27,8 +27,11 @@ model: .venv/dev
 nginx:
 	@./install nginx nginx
 
-chromium:
+test-tools:
 	@./install chromium chromium
+	@./install curl curl
+	@./install ps procps
+	@./install ss iproute2
 
 # Two marks, so that `make run` does not install what only tests need.
 .venv/serving: requirements.txt
