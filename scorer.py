@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,9 +67,9 @@ class Block:
         """Return the distinct columns and the value in each, as the vectorizer's transform has them."""
         if not len(columns):
             return columns, np.empty(0, self.options.dtype)
-        starts = np.flatnonzero(np.concatenate(([True], columns[1:] != columns[:-1])))
-        distinct = columns[starts]
-        counts = np.diff(starts, append=len(columns)).astype(self.options.dtype)
+        last = np.append(np.flatnonzero(columns[1:] != columns[:-1]), len(columns) - 1)  # of each run of equal columns
+        distinct = columns[last]
+        counts = np.diff(last, prepend=-1).astype(self.options.dtype)
         if self.options.binary:
             counts[:] = 1
         if self.options.sublinear_tf:
@@ -85,13 +86,7 @@ class Block:
 
     def preprocess(self, text: str) -> str:
         """Return the text in lower case and without accents, as the options say."""
-        if self.options.lowercase:
-            text = text.lower()
-        if self.options.strip_accents == "ascii":
-            return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
-        if self.options.strip_accents == "unicode" and not text.isascii():
-            return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-        return text
+        return _preprocess(text, self.options.lowercase, self.options.strip_accents)
 
     def columns_of_words(self, words: list[str]) -> Iterator[tuple[int, set[int]]]:
         """Yield the column of each n-gram of the text that these words make, with the positions of the words in it."""
@@ -143,6 +138,17 @@ class Block:
             if len(word) <= LONGEST_REMEMBERED and len(self._remembered) < REMEMBERED_WORDS:
                 self._remembered[word] = columns
         return columns
+
+
+@lru_cache(maxsize=2)  # the blocks of a model mostly agree on it
+def _preprocess(text: str, lowercase: bool, strip_accents: str | None) -> str:
+    if lowercase:
+        text = text.lower()
+    if strip_accents == "ascii":
+        return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
+    if strip_accents == "unicode" and not text.isascii():
+        return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return text
 
 
 class Judgement(NamedTuple):
