@@ -97,7 +97,7 @@ def assert_same_answers(scorer: Scorer, vect: Any, clf: Any, texts: list[str], f
             best, second = sorted(judgement.scores, reverse=True)[:2]
             assert best - second < 1e-6 * max(1, abs(best))
             ties += 1
-    assert ties <= len(texts) / 1000
+    assert ties <= len(texts) / 200  # classes that have seen none of a text's words may score alike
     if hasattr(clf, "predict_proba"):
         probabilities = np.array([judgement.probabilities for judgement in ours])
         np.testing.assert_allclose(probabilities, clf.predict_proba(features), rtol=0, atol=1e-6)
