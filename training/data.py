@@ -19,7 +19,7 @@ LISTINGS_TEST = Path(__file__).parent / "listings-test.csv"
 PUBLIC_COPY = {
     "produtos.csv": "the book's repository, github MLOps-Education/bookdevopsml (make model BOOK=no does without)",
     "taxonomia-google.pt-BR.txt": "Google's public product taxonomy, pt-BR with ids, version 2015-02-19",
-    "categorias.csv": "this project's mapping of the sources to the 28 categories (see training/README.md)",
+    "categorias.csv": "none: it is this project's own mapping, fonte;chave;categoria, and comes with the other two",
     RECEIPTS: "PyPI: pip download --no-deps prodclass==0.1.6, then prodclass/examples/retail-br.csv inside",
     LISTINGS.name: "this repository, folder training",
     LISTINGS_TEST.name: "this repository, folder training",
