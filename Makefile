@@ -1,5 +1,5 @@
 # make run serves the product; make test passes the whole suite; both install what is missing. make model trains anew.
-.PHONY: run test soak lint model nginx test-tools
+.PHONY: run test soak bench bench-quick lint model nginx test-tools
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin
 DATA ?= ../shared/data
@@ -12,6 +12,10 @@ test: .venv/dev nginx test-tools
 
 soak: .venv/dev
 	pytest tests/test_scorer.py --texts 1000000
+
+bench bench-quick: .venv/dev nginx
+	@./install wrk wrk
+	python -m benchmarks.run $(if $(filter bench-quick,$@),--quick)
 
 lint: .venv/dev
 	ruff check . && ruff format --check .
