@@ -108,7 +108,7 @@ def contract() -> str:
 
 def compare(stacks: list[Stack], rounds: int, seconds: int) -> dict[str, Any]:
     """Return everything that is measured without containers; a stack that fails is named, with why."""
-    pairs = with_answers()
+    pairs, model = with_answers(), report.model_sha256()
     result: dict[str, Any] = {"samples": {}, "failed": {}, "fixed": {}, "import": [], "batch": {}}
     for stack in stacks:
         write_bodies(stack, pairs)
@@ -127,6 +127,8 @@ def compare(stacks: list[Stack], rounds: int, seconds: int) -> dict[str, Any]:
             try:
                 sample = undisturbed(partial(measure, stack, pairs, seconds, number * 17_000))
             except StackError as error:
+                if report.model_sha256() != model:
+                    sys.exit(f"{MODEL} changed during the run, which says nothing then")
                 result["failed"][stack.name] = str(error)
                 print(stack.name, error, flush=True)
                 continue
@@ -152,15 +154,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, help="of each load")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # ends the stack that runs, too
-    began, model = datetime.now(UTC), report.model_sha256()
+    began = datetime.now(UTC)
     stacks = [stack for stack in STACKS if not options.quick or stack.name in QUICK]
     rounds, seconds = options.rounds or (2 if options.quick else 3), options.seconds or (3 if options.quick else 6)
     result = compare(stacks, rounds, seconds)
     if not options.quick:
         result["containers"] = undisturbed(partial(containers.measure, seconds))
     result["about"] = report.about(began, rounds, seconds, "make bench-quick" if options.quick else "make bench")
-    if report.model_sha256() != model:
-        sys.exit(f"{MODEL} changed during the run, which says nothing then")
     (CACHE / "results.json").write_text(json.dumps(result, indent=1))
     if not options.quick:
         (ROOT / "benchmarks/results.json").write_text(json.dumps(result, indent=1) + "\n")

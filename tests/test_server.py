@@ -350,16 +350,21 @@ def test_rate_limit_off(tmp_path: Path) -> None:
         assert {answer.status for answer in burst(server, 300)} == {200}
 
 
-def workers(server: Server) -> list[int]:
+def workers(server: Server, count: int) -> list[int]:
+    """Return the pids of gunicorn's workers, once there are so many."""
     (master,) = server.children("gunicorn")
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(master)], capture_output=True, text=True, check=True)
-    return [int(pid) for pid in listed.stdout.split()]
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(master)], capture_output=True, text=True)
+        if len(pids := [int(pid) for pid in listed.stdout.split()]) == count:
+            return pids
+    raise AssertionError(f"{len(pids)} workers, not {count}")
 
 
 def test_busy_workers_are_a_503_within_two_seconds_and_a_full_queue_at_once(tmp_path: Path) -> None:
     with running(tmp_path, WEB_CONCURRENCY="2", RATE_LIMIT="0") as server:
         server.predict("boneca")
-        hung = workers(server)
+        hung = workers(server, 2)
         for pid in hung:
             os.kill(pid, signal.SIGSTOP)
         with concurrent.futures.ThreadPoolExecutor(160) as pool:
@@ -444,7 +449,7 @@ def test_health_says_503_once_a_stop_has_begun(tmp_path: Path) -> None:
 def test_request_under_way_is_answered_after_term(tmp_path: Path) -> None:
     with running(tmp_path, WEB_CONCURRENCY="1") as server:
         server.predict("boneca")
-        (worker,) = workers(server)
+        (worker,) = workers(server, 1)
         os.kill(worker, signal.SIGSTOP)
         with concurrent.futures.ThreadPoolExecutor(20) as pool:
             waiting = [pool.submit(server.predict, "boneca de pano") for _ in range(20)]
@@ -514,13 +519,15 @@ def test_death_of_either_process_ends_all_within_two_seconds_and_names_it(
 
 def test_killed_worker_is_replaced(tmp_path: Path) -> None:
     with running(tmp_path, WEB_CONCURRENCY="2") as server:
-        server.predict("boneca")
-        os.kill(workers(server)[0], signal.SIGKILL)
+        killed, other = workers(server, 2)
+        os.kill(killed, signal.SIGKILL)
+        assert server.predict("boneca").status == 200
         deadline = time.monotonic() + 5
-        while len(workers(server)) < 2 and time.monotonic() < deadline:
-            assert server.predict("boneca").status == 200
+        while killed in (now := workers(server, 2)) and time.monotonic() < deadline:
+            continue
 
-        assert len(workers(server)) == 2
+        assert killed not in now
+        assert other in now
 
 
 def test_ctrl_c_ends_make_run_cleanly(tmp_path: Path) -> None:
