@@ -6,7 +6,7 @@ FROM python:3.13-slim
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends nginx-light curl \
-    && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/debconf/*-old
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/*
 
 WORKDIR /app
 COPY requirements.txt .

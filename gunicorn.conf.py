@@ -55,14 +55,14 @@ def cgroup_number(*paths: str) -> float:
 
 
 def worker_count() -> int:
-    """Return one worker a core and one more, so that a hung or dying one is covered, as far as memory allows.
+    """Return one worker a core, but two at least, so that a hung or dying one is covered, as far as memory allows.
 
     Each worker is reckoned at 60 MB beside 150 MB for the master with the model, within 80 % of the limit.
     """
     quota = cgroup_number("cpu.max", "cpu/cpu.cfs_quota_us") / 100_000  # the period is always 100 ms in practice
     cores = math.ceil(min(quota, len(os.sched_getaffinity(0))))
     memory = cgroup_number("memory.max", "memory/memory.limit_in_bytes") / 2**20
-    return int(max(1, min(cores + 1, (memory * 0.8 - 150) // 60)))
+    return int(max(1, min(max(2, cores), (memory * 0.8 - 150) // 60)))
 
 
 workers = int(os.environ.get("WEB_CONCURRENCY") or worker_count())
