@@ -149,7 +149,7 @@ def predict(classifier: Classifier, body: bytes) -> bytes:
 
 def encode(body: Any) -> bytes:
     """Return the body as JSON with a line end, for who reads it in a terminal."""
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":")) + "\n"
+    text = ENCODER.encode(body) + "\n"
     return text.encode(errors="backslashreplace")  # half of a surrogate pair becomes the escape that it came as
 
 
@@ -184,7 +184,7 @@ def read_field(fields: dict[str, Any], name: str) -> str:
 
 def read_json(body: bytes) -> Any:
     try:
-        return DECODER.decode(body.decode("utf-8-sig"))
+        return DECODER.decode(body.removeprefix(BOM).decode())
     except UnicodeDecodeError:
         raise BadRequest("O corpo não está em UTF-8.") from None
     except RecursionError:
@@ -198,6 +198,8 @@ def refuse_constant(name: str) -> None:
     raise ValueError(name)  # Python's json takes NaN and Infinity, RFC 8259 does not
 
 
+BOM = b"\xef\xbb\xbf"
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 # Numbers are never used, so they become floats: int() refuses more than 4,300 digits, which JSON does not.
 DECODER = json.JSONDecoder(parse_int=float, parse_constant=refuse_constant)
 

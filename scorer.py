@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-REMEMBERED_WORDS = 20_000  # a block keeps the columns of so many words: sellers' words repeat
+REMEMBERED_WORDS = 10_000  # what a word adds to the scores is kept for so many, some 5 MB: sellers' words repeat
 LONGEST_REMEMBERED = 30  # characters; longer ones do not repeat, and would let a client fill the memory
+# Analyzers and patterns whose tokens never reach over a blank, so that a text's tokens are its words' tokens.
+WORDWISE = {("word", r"(?u)\b\w\w+\b"), ("word", r"(?u)\b\w+\b")}
 
 
 class ModelError(RuntimeError):
@@ -50,14 +52,17 @@ class Block:
         self._number = {term: number for number, term in enumerate(terms, 1)}.get
         self._tokens = re.compile(options.token_pattern).findall
         self._stop_words = frozenset(options.stop_words)
-        self._remembered: dict[str, Array] = {}
+        self.wordwise = (
+            not (options.binary or options.sublinear_tf)
+            and options.dtype == "float64"
+            and (options.analyzer == "char_wb" or (options.analyzer, options.token_pattern) in WORDWISE)
+        )
 
     def columns(self, text: str) -> Array:
         """Return the columns, from 0, of the text's n-grams, sorted, each as often as it occurs; int32."""
         text = self.preprocess(text)
         if self.options.analyzer == "char_wb":
-            found = [self._learn(word) for word in text.split()]
-            columns = np.concatenate(found) if found else np.empty(0, np.int32)
+            columns = self._known(gram for word in text.split() for gram in self._word_letters(word))
         else:
             columns = self._known(self._word_ngrams(text) if self.options.analyzer == "word" else self._ngrams(text))
         columns.sort()
@@ -93,8 +98,7 @@ class Block:
         low, high = self.options.ngram_range
         if self.options.analyzer == "char_wb":
             for position, word in enumerate(words):
-                for part in self.preprocess(word).split():
-                    yield from ((column, {position}) for column in self._learn(part).tolist())
+                yield from ((column, {position}) for column in self.of_word(word)[0].tolist())
             return
         if self.options.analyzer == "word":
             pieces = [(t, p) for p, word in enumerate(words) for t in self._kept_tokens(self.preprocess(word))]
@@ -119,7 +123,7 @@ class Block:
         low, high = self.options.ngram_range
         terms = list(tokens) if low == 1 else []
         for length in range(max(low, 2), high + 1):
-            terms += map(" ".join, zip(*(tokens[start:] for start in range(length)), strict=False))
+            terms += _runs(tokens, length)
         return terms
 
     def _ngrams(self, text: str) -> list[str]:
@@ -127,17 +131,31 @@ class Block:
         low, high = self.options.ngram_range
         return [text[i : i + n] for n in range(low, high + 1) for i in range(len(text) - n + 1)]
 
-    def _learn(self, word: str) -> Array:
-        """Return the columns of a word's n-grams with a blank at either end, and remember them while there is room."""
-        if (columns := self._remembered.get(word)) is None:
-            padded = f" {word} "
-            low, high = self.options.ngram_range
-            # A word that is shorter than an n-gram counts once, whole.
-            lengths = range(low, max(low, min(high, len(padded))) + 1)
-            columns = self._known(padded[i : i + n] for n in lengths for i in range(max(1, len(padded) - n + 1)))
-            if len(word) <= LONGEST_REMEMBERED and len(self._remembered) < REMEMBERED_WORDS:
-                self._remembered[word] = columns
-        return columns
+    def _word_letters(self, word: str) -> Iterator[str]:
+        """Yield the n-grams of a word with a blank at either end; one shorter than an n-gram counts once, whole."""
+        padded = f" {word} "
+        low, high = self.options.ngram_range
+        for length in range(low, max(low, min(high, len(padded))) + 1):
+            for start in range(max(1, len(padded) - length + 1)):
+                yield padded[start : start + length]
+
+    def of_word(self, word: str) -> tuple[Array, list[str]]:
+        """Return the columns that a word has by itself, and its tokens for the columns over several words."""
+        text = self.preprocess(word)
+        if self.options.analyzer == "char_wb":
+            return self._known(gram for part in text.split() for gram in self._word_letters(part)), []
+        tokens = self._kept_tokens(text)
+        return self._known(tokens if self.options.ngram_range[0] == 1 else ()), tokens
+
+    def of_tokens(self, tokens: list[str]) -> Array:
+        """Return the columns of the n-grams over several of a text's tokens."""
+        low, high = self.options.ngram_range
+        return self._known(gram for length in range(max(low, 2), high + 1) for gram in _runs(tokens, length))
+
+
+def _runs(tokens: list[str], length: int) -> Iterator[str]:
+    """Return the n-grams of a length."""
+    return map(" ".join, zip(*(tokens[start:] for start in range(length)), strict=False))
 
 
 @lru_cache(maxsize=2)  # the blocks of a model mostly agree on it
@@ -160,6 +178,83 @@ class Judgement(NamedTuple):
     known: bool  # whether the text has anything that the model knows
 
 
+class WordMemory:
+    """Adds a text's scores up word by word, keeping what each word adds: for blocks that count n-grams as they occur.
+
+    A block's score is the sum over its n-grams of idf times weights, divided by the length of the values. That
+    sum falls into a part for each word and n-grams over several; for the length alone all columns must be counted.
+    """
+
+    def __init__(self, blocks: list[Block], weights: Array) -> None:
+        self.blocks = blocks
+        self._idf = np.concatenate(
+            [np.ones(len(b.terms)) if b.idf is None else b.idf.astype(np.float64) for b in blocks]
+        )
+        self._weights = weights
+        self._edges = np.array([block.first for block in blocks[1:]])
+        self._numbers: dict[str, int] = {}
+        self._columns: list[Array] = []
+        self._tokens: list[list[list[str]]] = []  # of each word, of each block
+        self._sums = np.zeros((REMEMBERED_WORDS, len(blocks), weights.shape[1]))
+
+    def sums(self, text: str) -> tuple[Array, bool] | None:
+        """Return the scores without the intercept, and whether anything is known; None where a word is too long."""
+        words = text.split()
+        if len(self._numbers) + len(words) > REMEMBERED_WORDS:
+            self._numbers, self._columns, self._tokens = {}, [], []
+        numbers = [self._numbers.get(word, -1) for word in words]
+        if -1 in numbers:
+            if len(max(words, key=len)) > LONGEST_REMEMBERED or len(words) > REMEMBERED_WORDS:
+                return None
+            numbers = [self._number(word) for word in words]
+        total = self._sums[numbers].sum(axis=0)
+        columns = [self._columns[number] for number in numbers]
+        for position, block in enumerate(self.blocks):
+            if block.options.analyzer == "word" and block.options.ngram_range[1] > 1:
+                tokens = [token for number in numbers for token in self._tokens[number][position]]
+                over = block.of_tokens(tokens) + block.first
+                total[position] += self._idf[over] @ self._weights[over]
+                columns.append(over)
+        found = np.concatenate(columns) if columns else np.empty(0, np.int32)
+        if not len(found):
+            return total.sum(axis=0), False
+        lengths = self._lengths(found)
+        scales = [block.options.scale / length for block, length in zip(self.blocks, lengths, strict=True)]
+        return np.array(scales) @ total, True
+
+    def _number(self, word: str) -> int:
+        """Return the word's place in the memory, where it is put first if it is new."""
+        if (number := self._numbers.get(word)) is None:
+            number = self._numbers[word] = len(self._numbers)
+            parts = [block.of_word(word) for block in self.blocks]
+            of_blocks = [columns + block.first for block, (columns, _) in zip(self.blocks, parts, strict=True)]
+            self._columns.append(np.concatenate(of_blocks))
+            self._tokens.append([tokens for _, tokens in parts])
+            for position, columns in enumerate(of_blocks):
+                self._sums[number, position] = self._idf[columns] @ self._weights[columns]
+        return number
+
+    def _lengths(self, columns: Array) -> list[float]:
+        """Return the length of each block's values, by its norm; 1 where there is none."""
+        columns.sort()
+        last = np.flatnonzero(columns[1:] != columns[:-1])  # of each run of equal columns, but for the last run
+        ends = np.empty(len(last) + 1, np.int64)
+        ends[:-1], ends[-1] = last, len(columns) - 1
+        distinct = columns[ends]
+        ends[1:] -= ends[:-1].copy()  # now the lengths of the runs: how often each column occurs
+        ends[0] += 1
+        values = ends * self._idf[distinct]
+        edges = [0, *distinct.searchsorted(self._edges).tolist(), len(values)]
+        lengths = []
+        for block, start, end in zip(self.blocks, edges, edges[1:], strict=False):
+            part = values[start:end]
+            if block.options.norm == "l2":
+                lengths.append(float(part @ part) ** 0.5 or 1.0)
+            else:
+                lengths.append(float(np.abs(part).sum()) or 1.0 if block.options.norm == "l1" else 1.0)
+        return lengths
+
+
 class Scorer:
     """A linear model over the blocks: scores are values times weights plus an intercept."""
 
@@ -173,6 +268,7 @@ class Scorer:
         """
         self.classes, self.link, self.blocks, self.logarithms = classes, link, blocks, logarithms
         self.weights, self.intercept = weights, intercept
+        self._by_word = WordMemory(blocks, weights) if all(block.wordwise for block in blocks) else None
         self._single = {weights.dtype, *(np.dtype(block.options.dtype) for block in blocks)} == {np.dtype(np.float32)}
 
     def save(self, path: str | os.PathLike[str], about: dict[str, Any]) -> None:
@@ -212,6 +308,8 @@ class Scorer:
 
     def scores(self, text: str) -> tuple[Array, bool]:
         """Return the scores and whether the text has anything that the model knows."""
+        if self._by_word and (sums := self._by_word.sums(text)):
+            return sums[0] + self.intercept, sums[1]
         total = np.zeros(len(self.intercept), self.weights.dtype)
         known = False
         for block in self.blocks:
