@@ -52,7 +52,7 @@ def test_card(shipped: Classifier) -> None:
     quality = card["qualidade"]
     assert quality["recibos"]["acuracia"] >= 0.945
     assert quality["recibos"]["f1_macro"] >= 0.83
-    assert quality["livro"]["acuracia"] >= 0.945  # the aim is 0.965: see "What is not reached" in the README
+    assert quality["livro"]["acuracia"] >= 0.964  # the aim is 0.965: see "What is not reached" in the README
     assert quality["anuncios"]["acuracia"] >= 0.93
     assert quality["frases_certas"] == len(PHRASES)
 

@@ -70,9 +70,14 @@ def overlap(a: frozenset[str], b: frozenset[str]) -> float:
 def without_copies(train: Sequence[Item], test: Sequence[Item]) -> list[Item]:
     """Return the listings of `train` that are no near-copy of one in `test`, by titulo or by the whole text."""
     held = [(words(item.titulo), words(f"{item.titulo} {item.descricao}")) for item in test]
+    sharing: dict[str, set[int]] = defaultdict(set)  # only those that share a word can be copies
+    for number, (_, whole) in enumerate(held):
+        for word in whole:
+            sharing[word].add(number)
     kept = []
     for item in train:
         title, whole = words(item.titulo), words(f"{item.titulo} {item.descricao}")
-        if all(max(overlap(title, t), overlap(whole, w)) < COPY_OVERLAP for t, w in held):
+        near = {number for word in whole for number in sharing.get(word, ())}
+        if all(max(overlap(title, held[n][0]), overlap(whole, held[n][1])) < COPY_OVERLAP for n in near):
             kept.append(item)
     return kept

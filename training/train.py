@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from training import model, report
 from training.data import LISTINGS, LISTINGS_TEST, Item, MissingSource, read_listings, read_sources
 from training.noise import KINDS, noise
-from training.split import merge, split, without_copies
+from training.split import merge, near_key, split, without_copies
 
 # The share of the calibration listings that is to be `incerto`. They are no two alike and so harder than what a shop
 # sees, where fewer are; a quantile, and not a precision reached, because hundreds of them place it firmly.
@@ -93,9 +93,16 @@ def build(folder: Path, book: bool) -> tuple[dict[str, Any], str]:
     """Return what model.sav holds and the report in Markdown. Raise MissingSource."""
     listings_test = read_listings(LISTINGS_TEST)
     phrases = [Item("frases", phrase, "", categoria) for phrase, categoria in PHRASES.items()]
-    listings = without_copies(read_listings(LISTINGS), [*listings_test, *phrases])
     sources = read_sources(folder, book)
-    items, test = split(merge(sources) + listings)
+    items, test = split(merge(sources))
+    names = [item for item in test if item.fonte == "produtos.csv"]
+    held = {near_key(item.titulo) for item in test}
+    listings = [
+        item
+        for item in without_copies(read_listings(LISTINGS), [*listings_test, *phrases, *names])
+        if near_key(item.titulo) not in held
+    ]
+    items += listings
     say(f"{len(items)} items train, {len(test)} and {len(listings_test)} listings measure")
     vect, clf, limiar = train(items)
     noises = {kind: noise(kind, 200, TEST_SEED) for kind in KINDS}
