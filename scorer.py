@@ -343,8 +343,8 @@ class Scorer:
         if self.link == "softmax":
             powers = np.exp(scores - scores.max())
             return np.asarray(powers / powers.sum())
-        # (1 + tanh(x / 2)) / 2 is the logistic function, and does not overflow
-        each = (np.clip(scores, -1, 1) + 1) / 2 if self.link == "huber" else (1 + np.tanh(scores / 2)) / 2
+        # The logistic function, which must be right far below 0 too: there it is only the others' ratios that count.
+        each = (np.clip(scores, -1, 1) + 1) / 2 if self.link == "huber" else np.exp(-np.logaddexp(0, -scores))
         if len(each) == 1:
             return np.array([1 - each[0], each[0]])
         total = each.sum()
