@@ -89,7 +89,7 @@ class HotPath:
         ):
             body = environ["wsgi.input"].read(int(length))
             try:
-                answer, for_the_log = predict(self._classifier, body)
+                answer, for_the_log = predict_and_tell(self._classifier, body)
             except FAULTS:
                 environ["wsgi.input"] = io.BytesIO(body)  # for Flask to read again, and to answer it
             else:
@@ -121,7 +121,7 @@ def create_app(model: str | os.PathLike[str], hot: bool = True) -> Flask:
         if request.args.get("detalhes") == "1":
             details = classifier.explain(read_text(body))
             return json_response(encode(details), log_headers(details["categoria"], details["incerto"]))
-        return json_response(*predict(classifier, body))
+        return json_response(*predict_and_tell(classifier, body))
 
     @app.get("/modelo")
     def modelo() -> Response:
@@ -158,7 +158,12 @@ def create_app(model: str | os.PathLike[str], hot: bool = True) -> Flask:
     return app
 
 
-def predict(classifier: Classifier, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
+def predict(classifier: Classifier, body: bytes) -> bytes:
+    """Return the answer to a plain prediction alone, for benchmarks/peers; raises as read_text does."""
+    return predict_and_tell(classifier, body)[0]
+
+
+def predict_and_tell(classifier: Classifier, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
     """Return the answer to a plain prediction and what nginx logs of it; raises as read_text does."""
     categoria, incerto = classifier.predict_with_doubt(read_text(body))
     return encode({"categoria": categoria}), log_headers(categoria, incerto)
