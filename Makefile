@@ -10,8 +10,9 @@ run: .venv/serving nginx
 test: .venv/dev nginx test-tools
 	pytest
 
-soak: .venv/dev
+soak: .venv/dev nginx
 	pytest tests/test_scorer.py --texts 1000000
+	pytest tests/test_hostile.py -k generated --requests 100000
 
 bench bench-quick: .venv/dev nginx
 	@./install wrk wrk
