@@ -242,6 +242,7 @@ def test_holds_what_clouds_need_and_no_more() -> None:
         "model.sav",
         "model_file.py",
         "nginx.conf",
+        "requirements.lock",
         "requirements.txt",
         "scorer.py",
         "webclient",
