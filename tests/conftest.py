@@ -85,7 +85,10 @@ class Server:
     def children(self, name: str) -> list[int]:
         """Return the pids of the master processes of that name."""
         listed = subprocess.run(
-            ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=True
+            ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(self.process.pid)],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         return [int(line.split()[0]) for line in listed.stdout.splitlines() if name in line]
 
@@ -136,8 +139,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--texts", type=int, default=20_000, help="texts on which compiled models are compared (make soak)"
     )
+    parser.addoption("--requests", type=int, default=4_000, help="requests that are generated (make soak)")
 
 
 @pytest.fixture(scope="session")
 def texts(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("texts"))
+
+
+@pytest.fixture(scope="session")
+def requests(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("requests"))
