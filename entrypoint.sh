@@ -29,10 +29,15 @@ for file in nginx.conf default; do sed "${edit[@]}" "$file" >"$run/$file"; done
 # Runs at every exit. Each child leads a process group, with its workers, which outlives a child that was killed.
 # shellcheck disable=SC2317 # called by trap
 finish() {
+  local status=$?
+  trap '' TERM INT
+  # What bash leaves with where one signal meets another's trap: it is stopped, and has stopped all.
+  [[ $status != 143 && $status != 130 ]] || status=0
   for pid in $(jobs -p) ${dead-}; do kill -KILL -- "-$pid" 2>/dev/null || true; done
   exec >&-
   wait
   rm -rf "$run"
+  exit "$status"
 }
 trap finish EXIT
 
