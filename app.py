@@ -158,11 +158,6 @@ def create_app(model: str | os.PathLike[str], hot: bool = True) -> Flask:
     return app
 
 
-def predict(classifier: Classifier, body: bytes) -> bytes:
-    """Return the answer to a plain prediction alone, for benchmarks/peers; raises as read_text does."""
-    return predict_and_tell(classifier, body)[0]
-
-
 def predict_and_tell(classifier: Classifier, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
     """Return the answer to a plain prediction and what nginx logs of it; raises as read_text does."""
     categoria, incerto = classifier.predict_with_doubt(read_text(body))

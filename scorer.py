@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-REMEMBERED_WORDS = 10_000  # what a word adds to the scores is kept for so many, some 5 MB: sellers' words repeat
+REMEMBERED_WORDS = (
+    30_000  # what a word adds to the scores is kept for so many, 1 KB each, in each worker: sellers' words repeat
+)
 LONGEST_REMEMBERED = 30  # characters; longer ones do not repeat, and would let a client fill the memory
 # Analyzers and patterns whose tokens never reach over a blank, so that a text's tokens are its words' tokens.
 WORDWISE = {("word", r"(?u)\b\w\w+\b"), ("word", r"(?u)\b\w+\b")}
