@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -15,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-REMEMBERED_WORDS = (
-    30_000  # what a word adds to the scores is kept for so many, 1 KB each, in each worker: sellers' words repeat
-)
-LONGEST_REMEMBERED = 30  # characters; longer ones do not repeat, and would let a client fill the memory
-# Analyzers and patterns whose tokens never reach over a blank, so that a text's tokens are its words' tokens.
-WORDWISE = {("word", r"(?u)\b\w\w+\b"), ("word", r"(?u)\b\w+\b")}
+TABLE_WORDS = 30_000  # what a word adds to the scores is kept for so many words, the commonest; some 20 MB
+LATIN_ACCENTS = re.compile("[\u0300-\u036f]")  # all of them combine; mostly nothing but letters of ASCII is left
+LATE_WORDS = 16_384  # and for so many others, those that came last; up to 16 MB in each worker
+LATE_WORD = 30  # characters; longer ones do not come again, and would let a client fill the memory
+LATE_AT_ONCE = 64  # of one text; one by one they cost more than all together, which a long text would make felt
+# Patterns of tokens that never reach over a blank, and what finds the same ones faster.
+RUNS_OF_LETTERS = {r"(?u)\b\w\w+\b": r"\w\w+", r"(?u)\b\w+\b": r"\w+"}
 
 
 class ModelError(RuntimeError):
@@ -50,23 +52,18 @@ class Block:
     def __init__(self, options: Options, terms: list[str], first: int, idf: Array | None) -> None:
         """Take the terms in the order of their columns, of which `first` is the first, and idf of shape (terms,)."""
         self.options, self.terms, self.first, self.idf = options, terms, first, idf
-        # Columns from 1, so that 0 can mean a term that the model does not know.
-        self._number = {term: number for number, term in enumerate(terms, 1)}.get
-        self._tokens = re.compile(options.token_pattern).findall
+        self._column = {term: column for column, term in enumerate(terms)}.get
+        self._tokens = re.compile(RUNS_OF_LETTERS.get(options.token_pattern, options.token_pattern)).findall
         self._stop_words = frozenset(options.stop_words)
-        self.wordwise = (
-            not (options.binary or options.sublinear_tf)
-            and options.dtype == "float64"
-            and (options.analyzer == "char_wb" or (options.analyzer, options.token_pattern) in WORDWISE)
-        )
 
     def columns(self, text: str) -> Array:
         """Return the columns, from 0, of the text's n-grams, sorted, each as often as it occurs; int32."""
         text = self.preprocess(text)
-        if self.options.analyzer == "char_wb":
-            columns = self._known(gram for word in text.split() for gram in self._word_letters(word))
+        if self.options.analyzer == "char":
+            found = self._known(self._ngrams(text))
         else:
-            columns = self._known(self._word_ngrams(text) if self.options.analyzer == "word" else self._ngrams(text))
+            found = [*self.within_words(text.split()), *self.over_words(text)]
+        columns = np.array(found, np.int32)
         columns.sort()
         return columns
 
@@ -100,7 +97,8 @@ class Block:
         low, high = self.options.ngram_range
         if self.options.analyzer == "char_wb":
             for position, word in enumerate(words):
-                yield from ((column, {position}) for column in self.of_word(word)[0].tolist())
+                columns = self.within_words(self.preprocess(word).split())
+                yield from ((column, {position}) for column in columns)
             return
         if self.options.analyzer == "word":
             pieces = [(t, p) for p, word in enumerate(words) for t in self._kept_tokens(self.preprocess(word))]
@@ -110,49 +108,60 @@ class Block:
         for length in range(low, high + 1):
             for start in range(len(pieces) - length + 1):
                 run = pieces[start : start + length]
-                if number := self._number(glue.join(piece for piece, _ in run)):
-                    yield number - 1, {position for _, position in run}
+                if (column := self._column(glue.join(piece for piece, _ in run))) is not None:
+                    yield column, {position for _, position in run}
 
-    def _known(self, terms: Iterable[str]) -> Array:
-        return np.array([number - 1 for number in map(self._number, terms) if number], np.int32)
+    def within_words(self, words: list[str]) -> list[int]:
+        """Return the columns that each of a preprocessed text's words has by itself."""
+        if self.options.analyzer == "char_wb":
+            return [column for word in words for column in self._of_letters(word)]
+        if self.options.analyzer == "char" or self.options.ngram_range[0] > 1:
+            return []
+        return self._known(self._kept_tokens(" ".join(words)))
+
+    def over_words(self, text: str) -> list[int]:
+        """Return the columns of the n-grams over several words of a preprocessed text."""
+        low, high = self.options.ngram_range
+        if self.options.analyzer == "char_wb" or high == 1:
+            return []
+        tokens = self._kept_tokens(text)
+        return [n for length in range(max(low, 2), high + 1) for n in self._known(_runs(tokens, length))]
+
+    def _known(self, terms: Iterable[str]) -> list[int]:
+        return [column for column in map(self._column, terms) if column is not None]
 
     def _kept_tokens(self, text: str) -> list[str]:
         tokens = self._tokens(text)
         return [token for token in tokens if token not in self._stop_words] if self._stop_words else tokens
-
-    def _word_ngrams(self, text: str) -> list[str]:
-        tokens = self._kept_tokens(text)
-        low, high = self.options.ngram_range
-        terms = list(tokens) if low == 1 else []
-        for length in range(max(low, 2), high + 1):
-            terms += _runs(tokens, length)
-        return terms
 
     def _ngrams(self, text: str) -> list[str]:
         text = re.sub(r"\s\s+", " ", text)
         low, high = self.options.ngram_range
         return [text[i : i + n] for n in range(low, high + 1) for i in range(len(text) - n + 1)]
 
-    def _word_letters(self, word: str) -> Iterator[str]:
-        """Yield the n-grams of a word with a blank at either end; one shorter than an n-gram counts once, whole."""
+    def _of_letters(self, word: str) -> list[int]:
+        """Return the columns of the n-grams of a word with a blank at either end.
+
+        A word shorter than an n-gram counts once, whole.
+        """
         padded = f" {word} "
         low, high = self.options.ngram_range
-        for length in range(low, max(low, min(high, len(padded))) + 1):
-            for start in range(max(1, len(padded) - length + 1)):
-                yield padded[start : start + length]
+        size = len(padded)
+        if size <= low:
+            return self._known([padded])
+        return self._known([padded[i : i + n] for n in range(low, min(high, size) + 1) for i in range(size - n + 1)])
 
-    def of_word(self, word: str) -> tuple[Array, list[str]]:
-        """Return the columns that a word has by itself, and its tokens for the columns over several words."""
-        text = self.preprocess(word)
-        if self.options.analyzer == "char_wb":
-            return self._known(gram for part in text.split() for gram in self._word_letters(part)), []
-        tokens = self._kept_tokens(text)
-        return self._known(tokens if self.options.ngram_range[0] == 1 else ()), tokens
-
-    def of_tokens(self, tokens: list[str]) -> Array:
-        """Return the columns of the n-grams over several of a text's tokens."""
-        low, high = self.options.ngram_range
-        return self._known(gram for length in range(max(low, 2), high + 1) for gram in _runs(tokens, length))
+    def adds_up_by_words(self) -> bool:
+        """Tell whether the values, but for those of n-grams over words, are sums over the words; see WordSums."""
+        return (
+            not (self.options.binary or self.options.sublinear_tf)
+            and self.options.dtype == "float64"
+            and (self.idf is None or bool((self.idf >= 0).all()))
+            and (
+                self.options.analyzer == "char_wb"
+                or (self.options.analyzer == "word" and self.options.token_pattern in RUNS_OF_LETTERS)
+            )
+        )
 
 
 def _runs(tokens: list[str], length: int) -> Iterator[str]:
@@ -167,7 +176,9 @@ def _preprocess(text: str, lowercase: bool, strip_accents: str | None) -> str:
     if strip_accents == "ascii":
         return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii")
     if strip_accents == "unicode" and not text.isascii():
-        return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+        text = LATIN_ACCENTS.sub("", unicodedata.normalize("NFKD", text))
+        if not text.isascii():
+            return "".join(c for c in text if not unicodedata.combining(c))
     return text
 
 
@@ -180,97 +191,130 @@ class Judgement(NamedTuple):
     known: bool  # whether the text has anything that the model knows
 
 
-class WordMemory:
-    """Adds a text's scores up word by word, keeping what each word adds: for blocks that count n-grams as they occur.
+class Table(NamedTuple):
+    """What each of some words adds to the scores, (words, blocks, scores), and all their columns, word after word."""
 
-    A block's score is the sum over its n-grams of idf times weights, divided by the length of the values. That
-    sum falls into a part for each word and n-grams over several; for the length alone all columns must be counted.
+    added: Array
+    columns: Array
+    counts: Array  # of columns, (words,)
+
+
+class WordSums:
+    """Adds a text's scores up word by word: for n-grams counted as they occur, by idf, and divided by their length.
+
+    Each n-gram within a word is that word's own, so what a word adds before that division is the same in every text. It
+    is kept for the words of the model's vocabulary, which all workers share, and for the others that came last.
     """
 
-    def __init__(self, blocks: list[Block], weights: Array) -> None:
-        self.blocks = blocks
-        self._idf = np.concatenate(
-            [np.ones(len(b.terms)) if b.idf is None else b.idf.astype(np.float64) for b in blocks]
-        )
-        self._weights = weights
-        self._edges = np.array([block.first for block in blocks[1:]])
-        self._numbers: dict[str, int] = {}
-        self._columns: list[Array] = []
-        self._tokens: list[list[list[str]]] = []  # of each word, of each block
-        self._sums = np.zeros((REMEMBERED_WORDS, len(blocks), weights.shape[1]))
+    def __init__(self, blocks: list[Block], weights: Array, words: list[str], table: Table | None) -> None:
+        """Take what each of the words adds; None where that is still to be found."""
+        self._blocks, self._weights = blocks, weights
+        self._norm = blocks[0].options.norm
+        self._scales = np.array([block.options.scale for block in blocks])
+        self._idf = np.concatenate([np.ones(len(b.terms)) if b.idf is None else b.idf.astype("f8") for b in blocks])
+        self._block = np.repeat(np.arange(len(blocks), dtype=np.int8), [len(block.terms) for block in blocks])
+        self._sums = np.zeros(len(self._idf))  # of a text's values in each column, while its lengths are found
+        self._lock = threading.Lock()  # for that
+        self.words, self.table = words, table or self._table(words)
+        self._row = {word: row for row, word in enumerate(words)}
+        self._starts = self.table.counts.cumsum() - self.table.counts
+        self._late_word = lru_cache(LATE_WORDS)(self._of_word)
 
-    def sums(self, text: str) -> tuple[Array, bool] | None:
-        """Return the scores without the intercept, and whether anything is known; None where a word is too long."""
+    @staticmethod
+    def fits(blocks: list[Block]) -> bool:
+        """Tell whether the scores of these blocks add up by words, and letters make that worth while."""
+        analyzers = {block.options.analyzer for block in blocks}
+        common = {(block.options.lowercase, block.options.strip_accents, block.options.norm) for block in blocks}
+        return "char_wb" in analyzers and len(common) == 1 and all(block.adds_up_by_words() for block in blocks)
+
+    def scores(self, text: str) -> tuple[Array, bool]:
+        """Return the scores without the intercept, and whether anything in the text is known."""
+        text = self._blocks[0].preprocess(text)
         words = text.split()
-        if len(self._numbers) + len(words) > REMEMBERED_WORDS:
-            self._numbers, self._columns, self._tokens = {}, [], []
-        numbers = [self._numbers.get(word, -1) for word in words]
-        if -1 in numbers:
-            if len(max(words, key=len)) > LONGEST_REMEMBERED or len(words) > REMEMBERED_WORDS:
-                return None
-            numbers = [self._number(word) for word in words]
-        total = self._sums[numbers].sum(axis=0)
-        columns = [self._columns[number] for number in numbers]
-        for position, block in enumerate(self.blocks):
-            if block.options.analyzer == "word" and block.options.ngram_range[1] > 1:
-                tokens = [token for number in numbers for token in self._tokens[number][position]]
-                over = block.of_tokens(tokens) + block.first
-                total[position] += self._idf[over] @ self._weights[over]
-                columns.append(over)
-        found = np.concatenate(columns) if columns else np.empty(0, np.int32)
-        if not len(found):
-            return total.sum(axis=0), False
-        lengths = self._lengths(found)
-        scales = [block.options.scale / length for block, length in zip(self.blocks, lengths, strict=True)]
-        return np.array(scales) @ total, True
+        rows = [*map(self._row.get, words)]
+        total, at = self._of_rows([row for row in rows if row is not None])
+        columns = [at]
+        others = [word for word, row in zip(words, rows, strict=True) if row is None]
+        if len(others) <= LATE_AT_ONCE:
+            for word in others:
+                added, at = self._late_word(word) if len(word) <= LATE_WORD else self._of_word(word)
+                total += added
+                columns.append(at)
+            others = []
+        added, at = self._sum([block.within_words(others) + block.over_words(text) for block in self._blocks])
+        columns.append(at)
+        at = np.concatenate(columns)
+        return (self._scales / self._lengths(at)) @ (total + added), len(at) > 0
 
-    def _number(self, word: str) -> int:
-        """Return the word's place in the memory, where it is put first if it is new."""
-        if (number := self._numbers.get(word)) is None:
-            number = self._numbers[word] = len(self._numbers)
-            parts = [block.of_word(word) for block in self.blocks]
-            of_blocks = [columns + block.first for block, (columns, _) in zip(self.blocks, parts, strict=True)]
-            self._columns.append(np.concatenate(of_blocks))
-            self._tokens.append([tokens for _, tokens in parts])
-            for position, columns in enumerate(of_blocks):
-                self._sums[number, position] = self._idf[columns] @ self._weights[columns]
-        return number
+    def _table(self, words: list[str]) -> Table:
+        each = [self._of_word(word) for word in words]
+        return Table(
+            np.array([added for added, _ in each]).reshape(len(words), len(self._blocks), self._weights.shape[1]),
+            np.concatenate([np.empty(0, int), *(at for _, at in each)]).astype(np.int32),
+            np.array([len(at) for _, at in each], int),
+        )
 
-    def _lengths(self, columns: Array) -> list[float]:
-        """Return the length of each block's values, by its norm; 1 where there is none."""
-        columns.sort()
-        last = np.flatnonzero(columns[1:] != columns[:-1])  # of each run of equal columns, but for the last run
-        ends = np.empty(len(last) + 1, np.int64)
-        ends[:-1], ends[-1] = last, len(columns) - 1
-        distinct = columns[ends]
-        ends[1:] -= ends[:-1].copy()  # now the lengths of the runs: how often each column occurs
-        ends[0] += 1
-        values = ends * self._idf[distinct]
-        edges = [0, *distinct.searchsorted(self._edges).tolist(), len(values)]
-        lengths = []
-        for block, start, end in zip(self.blocks, edges, edges[1:], strict=False):
-            part = values[start:end]
-            if block.options.norm == "l2":
-                lengths.append(float(part @ part) ** 0.5 or 1.0)
-            else:
-                lengths.append(float(np.abs(part).sum()) or 1.0 if block.options.norm == "l1" else 1.0)
-        return lengths
+    def _of_rows(self, rows: list[int]) -> tuple[Array, Array]:
+        """Return what the words of these rows of the table add, and their columns."""
+        counts = self.table.counts.take(rows)
+        ends = counts.cumsum()
+        first = self._starts.take(rows) - ends + counts  # of a word's columns, less those of the words before it
+        at = self.table.columns.take(np.arange(ends[-1]) + first.repeat(counts)) if rows else self.table.columns[:0]
+        return self.table.added.take(rows, axis=0).sum(axis=0), at
+
+    def _of_word(self, word: str) -> tuple[Array, Array]:
+        """Return what a word without a blank in it adds, and its columns."""
+        return self._sum([block.within_words([word]) for block in self._blocks])
+
+    def _sum(self, columns: list[list[int]]) -> tuple[Array, Array]:
+        """Return what each block's columns add, (blocks, scores), and all of them as the model's columns."""
+        added = np.zeros((len(self._blocks), self._weights.shape[1]))
+        at = [np.array(found, int) + block.first for block, found in zip(self._blocks, columns, strict=True)]
+        for position, each in enumerate(at):
+            if len(each):
+                added[position] = self._idf.take(each) @ self._weights.take(each, axis=0)
+        return added, np.concatenate(at)
+
+    def _lengths(self, at: Array) -> Array | float:
+        """Return by what to divide each block's values, which are in these columns, each as often as it occurs."""
+        if self._norm is None:
+            return 1.0
+        values = self._idf.take(at)
+        if self._norm == "l2":  # a value's square is its share of each occurrence times all of it
+            with self._lock:
+                np.add.at(self._sums, at, values)
+                try:
+                    values *= self._sums.take(at)
+                finally:
+                    self._sums[at] = 0
+        lengths = np.bincount(self._block.take(at), values, len(self._blocks))
+        lengths[lengths == 0] = 1
+        return np.sqrt(lengths) if self._norm == "l2" else lengths
 
 
 class Scorer:
     """A linear model over the blocks: scores are values times weights plus an intercept."""
 
     def __init__(
-        self, classes: list[Any], link: str, blocks: list[Block], weights: Array, intercept: Array, logarithms: bool
+        self,
+        classes: list[Any],
+        link: str,
+        blocks: list[Block],
+        weights: Array,
+        intercept: Array,
+        logarithms: bool,
+        kept: tuple[list[str], Table] | None = None,
     ) -> None:
-        """Take weights of shape (columns, scores) and an intercept of shape (scores,).
+        """Take weights of shape (columns, scores), an intercept of shape (scores,), and what WordSums has kept.
 
         There is one score a class, but for two classes it may be one only, above 0 for the second. `link` says how
         scores become probabilities: softmax, sigmoid, huber, or none. Naive Bayes' weights are logarithms.
         """
         self.classes, self.link, self.blocks, self.logarithms = classes, link, blocks, logarithms
         self.weights, self.intercept = weights, intercept
-        self._by_word = WordMemory(blocks, weights) if all(block.wordwise for block in blocks) else None
+        self._by_words = (
+            WordSums(blocks, weights, *(kept or (_vocabulary(blocks), None))) if WordSums.fits(blocks) else None
+        )
         self._single = {weights.dtype, *(np.dtype(block.options.dtype) for block in blocks)} == {np.dtype(np.float32)}
 
     def save(self, path: str | os.PathLike[str], about: dict[str, Any]) -> None:
@@ -288,6 +332,9 @@ class Scorer:
             arrays[f"terms{number}"] = _encode("".join(block.terms))
             if block.idf is not None:
                 arrays[f"idf{number}"] = block.idf
+        if self._by_words:
+            arrays["words"] = _encode(" ".join(self._by_words.words))
+            arrays |= {f"table_{name}": array for name, array in self._by_words.table._asdict().items()}
         with open(path, "wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
@@ -305,13 +352,26 @@ class Scorer:
                 options["ngram_range"] = tuple(options["ngram_range"])
                 blocks.append(Block(Options(**options), terms, first, idf))
                 first += len(terms)
-            weights, intercept = arrays["weights"], arrays["intercept"]
-        return cls(header["classes"], header["link"], blocks, weights, intercept, header["logarithms"]), header["about"]
+            kept = None
+            if "words" in arrays:
+                table = Table(*(arrays[f"table_{name}"] for name in Table._fields))
+                kept = _decode(arrays["words"]).split(), table
+            scorer = cls(
+                header["classes"],
+                header["link"],
+                blocks,
+                arrays["weights"],
+                arrays["intercept"],
+                header["logarithms"],
+                kept,
+            )
+        return scorer, header["about"]
 
     def scores(self, text: str) -> tuple[Array, bool]:
         """Return the scores and whether the text has anything that the model knows."""
-        if self._by_word and (sums := self._by_word.sums(text)):
-            return sums[0] + self.intercept, sums[1]
+        if self._by_words:
+            sums, known = self._by_words.scores(text)
+            return sums + self.intercept, known
         total = np.zeros(len(self.intercept), self.weights.dtype)
         known = False
         for block in self.blocks:
@@ -377,6 +437,16 @@ class Scorer:
                 for word in at:
                     total[words[word]] += share[column] / times[column]
         return total
+
+
+def _vocabulary(blocks: list[Block]) -> list[str]:
+    """Return the single words among the blocks' terms, by idf the commonest, as many as are worth keeping."""
+    found: dict[str, float] = {}
+    for block in blocks:
+        if block.options.analyzer == "word":
+            idf = np.ones(len(block.terms)) if block.idf is None else block.idf
+            found |= {term: value for term, value in zip(block.terms, idf, strict=True) if term.split() == [term]}
+    return sorted(found, key=found.__getitem__)[:TABLE_WORDS]
 
 
 def _encode(text: str) -> Array:

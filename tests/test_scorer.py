@@ -30,7 +30,9 @@ VECTORIZERS: dict[str, Callable[[], Any]] = {
     "counts": CountVectorizer,
     "word pairs": lambda: TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, stop_words=["de", "para"], norm="l1"),
     "characters": lambda: TfidfVectorizer(analyzer="char", ngram_range=(2, 4), min_df=3, dtype=np.float32),
-    "in words": lambda: TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), min_df=3, strip_accents="unicode"),
+    "in words": lambda: TfidfVectorizer(
+        analyzer="char_wb", ngram_range=(2, 5), min_df=3, strip_accents="unicode", norm="l1"
+    ),
     "union": lambda: FeatureUnion(
         [
             ("words", Pipeline([("counts", CountVectorizer(binary=True)), ("tfidf", TfidfTransformer())])),
@@ -40,8 +42,8 @@ VECTORIZERS: dict[str, Callable[[], Any]] = {
     ),
     "by words": lambda: FeatureUnion(
         [
-            ("words", TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", norm="l1")),
-            ("letters", CountVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=3)),
+            ("words", TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b")),
+            ("letters", TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=3)),
         ],
         transformer_weights={"words": 5},
     ),
