@@ -1,5 +1,5 @@
 # make run serves the product; make test passes the whole suite; both install what is missing. make model trains anew.
-.PHONY: run test soak bench bench-quick lint model nginx test-tools
+.PHONY: run test soak bench bench-quick bench-settings lint model nginx test-tools
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin
 DATA ?= ../shared/data
@@ -14,9 +14,9 @@ soak: .venv/dev nginx
 	pytest tests/test_scorer.py --texts 1000000
 	pytest tests/test_hostile.py -k generated --requests 100000
 
-bench bench-quick: .venv/dev nginx
+bench bench-quick bench-settings: .venv/dev nginx
 	@./install wrk wrk
-	python -m benchmarks.run $(if $(filter bench-quick,$@),--quick)
+	python -m benchmarks.$(if $(filter bench-settings,$@),settings,run) $(if $(filter bench-quick,$@),--quick)
 
 lint: .venv/dev
 	ruff check . && ruff format --check .

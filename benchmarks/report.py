@@ -178,7 +178,9 @@ def container_parts(containers: dict[str, Any]) -> list[str]:
         table(
             "image | limits | start, s | requests/s | p50 ms | p99 ms | peak, MB | of the limit",
             [
-                [
+                [run["image"], run["limits"], run["failed"], *("–" for _ in range(5))]
+                if "failed" in run
+                else [
                     run["image"],
                     run["limits"],
                     f"{run['start']:.2f}",
