@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import report
+from benchmarks import report, settings
 from benchmarks.load import arrivals, open_loop, percentile, post
 from benchmarks.stacks import BY_NAME, family, free_port
 from benchmarks.texts import make
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -179,3 +180,13 @@ def test_plot_has_two_bars_a_stack(result: dict[str, Any]) -> None:
     assert len(bars) == 2 * len(result["samples"])
     assert max(float(bar.get("width", 0)) for bar in bars) == 240
     assert BY_NAME["ours"].title in [text.text for text in plot.findall(f"{space}text")]
+
+
+@pytest.mark.parametrize("name", settings.VARIANTS)
+def test_each_variant_differs_from_what_is_shipped(name: str) -> None:
+    edits = settings.VARIANTS[name]
+    with settings.varied(name, edits) as stack:
+        folder = Path(stack.commands[0][0]).parent
+
+        assert [file for file, *_ in edits if (folder / file).read_text() == (ROOT / file).read_text()] == []
+        assert all((folder / file.name).exists() for file in ROOT.iterdir())
