@@ -2,23 +2,25 @@
 # Starts gunicorn and, once it can predict, nginx on $PORT; stops both on TERM or INT; fails when either dies.
 set -euo pipefail
 trap 'exit 0' TERM INT # until there is something to stop
-trap finish EXIT
 cd "$(dirname "${BASH_SOURCE[0]}")"
 PATH=$PATH:/usr/sbin # Debian's place for nginx, which a user's PATH may lack
 
 say() { printf 'cadastro-produto: %s\n' "$*" >&2; }
 refuse() { say "$*"; exit 64; }
 
-# Runs at every exit. Each child leads a process group, with its workers, which outlives a child that was killed.
+# Runs at every exit, and anew if a signal interrupts it. Each child leads a process group, with its workers, which
+# outlives a child that was killed; for a moment after its fork it has no group yet.
 # shellcheck disable=SC2317 # called by trap
 finish() {
-  local status=$?
-  for pid in $(jobs -p) ${dead-}; do kill -KILL -- "-$pid" 2>/dev/null || true; done
+  local status=${1-$?}
+  trap '' TERM INT
+  for pid in $(jobs -p) ${dead-}; do kill -KILL -- "-$pid" "$pid" 2>/dev/null || true; done
   exec >&- 2>&- # the first ends `cat`; on the second the shell would tell whom it killed
   wait
   rm -rf "${run-}"
   # A signal to every process may end a command of this script before the script has its own.
-  [[ $status != 143 && $status != 130 ]] || exit 0
+  [[ $status != 143 && $status != 130 ]] || status=0
+  exit "$status"
 }
 
 # nginx takes no new connection and ends once it has answered every request that it read; gunicorn then has nothing to
@@ -31,7 +33,7 @@ stop() {
   mapfile -t children < <(jobs -p)
   # Until it is gone, since a signal sent before it can be taken is lost.
   [[ -z ${children[1]-} ]] || while kill -QUIT "${children[1]}" 2>/dev/null; do sleep 0.05; done
-  exit 0
+  finish 0
 }
 
 # A session of its own, so that a terminal's Ctrl-C reaches only this script, and deaf to TERM and INT before it starts.
@@ -43,6 +45,8 @@ ended() {
   exit 1
 }
 
+trap finish EXIT
+trap 'finish 0' TERM INT
 port=${PORT-8080}
 [[ $port =~ ^[1-9][0-9]{0,4}$ && $port -le 65535 ]] || refuse "PORT must be a number from 1 to 65535, not '$port'"
 rate_limit=${RATE_LIMIT-50}
@@ -66,7 +70,7 @@ TMPDIR=$run READY_FILE=$run/ready launch gunicorn --bind "unix:$run/app.sock" --
 gunicorn=$!
 until [[ -e $run/ready ]]; do
   kill -0 "$gunicorn" 2>/dev/null || { dead=$gunicorn; wait "$dead" || ended gunicorn $?; }
-  sleep 0.02
+  (trap '' TERM INT; exec sleep 0.02)
 done
 
 # nginx opens its log by name, which the kernel refuses where stdout is a socket or another user's pipe.

@@ -118,6 +118,21 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def leftovers(server: Server) -> list[str]:
+    """Return what still runs of a server that has ended, its killed workers given a moment to be gone: its processes
+    have its port in their environment.
+    """
+    deadline = time.monotonic() + 2
+    while True:
+        found = []
+        for process in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if process.name.isdecimal() and f"PORT={server.port}\0" in (process / "environ").read_text():
+                    found.append((process / "cmdline").read_text())
+        if not found or time.monotonic() > deadline:
+            return found
+
+
 @contextlib.contextmanager
 def running(log: Path, root: Path = ROOT, **environment: str) -> Iterator[Server]:
     """Start a server, wait for its port, and end it, whatever happens."""

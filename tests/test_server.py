@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Answer, Server, free_port, running
+from tests.conftest import ROOT, Answer, Server, free_port, leftovers, running
 from tests.problems import assert_problem
 
 JSON_POST = b"POST /api/predizer_categoria HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"

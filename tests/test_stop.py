@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Server, running
+from tests.conftest import ROOT, Server, leftovers, running
 from tests.load import Load, read_answer, request
 
 LONG = json.dumps({"descricao": "boneca " * 2857}).encode()
@@ -202,16 +202,6 @@ def test_signal_during_the_start_ends_it(sent: Signal, tmp_path: Path) -> None:
         assert set(load.statuses) <= {200}
         assert load.reset + load.cut == []
         assert leftovers(server) == []
-
-
-def leftovers(server: Server) -> list[str]:
-    """Return what still runs of a server that has ended: its processes have its port in their environment."""
-    found = []
-    for process in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if process.name.isdecimal() and f"PORT={server.port}\0" in (process / "environ").read_text():
-                found.append((process / "cmdline").read_text())
-    return found
 
 
 def test_kernel_that_refuses_the_filter_is_told_of_and_serves(tmp_path: Path) -> None:
