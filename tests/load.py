@@ -18,8 +18,10 @@ class Load:
     A client ends when it is refused once the context is left. An answer's `Connection: close` is obeyed.
     """
 
-    def __init__(self, port: int, clients: int = 16, keep_alive: bool = False, body: bytes = BODY) -> None:
-        self.port = port
+    def __init__(
+        self, port: int, clients: int = 16, keep_alive: bool = False, body: bytes = BODY, host: str = "127.0.0.1"
+    ) -> None:
+        self.address = host, port
         self.keep_alive = keep_alive
         self.body = body
         self.statuses: Counter[int] = Counter()
@@ -42,13 +44,13 @@ class Load:
     def _ask(self) -> None:
         while True:
             try:
-                connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
-            except (ConnectionRefusedError, TimeoutError):
-                if self._ended.wait(0.01):
-                    return
-                continue
+                connection = socket.create_connection(self.address, timeout=10)
             except ConnectionResetError:  # established, and reset before this thread had its turn
                 self.reset.append("")
+                continue
+            except OSError:  # refused, or the host has gone
+                if self._ended.wait(0.01):
+                    return
                 continue
             with contextlib.closing(connection):
                 self._ask_on(connection)
@@ -61,7 +63,7 @@ class Load:
             try:
                 connection.sendall(request(request_id, self.keep_alive, self.body))
                 answer = read_answer(connection)
-            except ConnectionError:
+            except (ConnectionError, TimeoutError):
                 (self.cut if answer else outcome).append(request_id)
                 return
             self.statuses[int(answer.split(None, 2)[1])] += 1
