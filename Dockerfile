@@ -9,9 +9,9 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/*
 
 WORKDIR /app
-COPY requirements.txt .
+COPY requirements.lock .
 # What nothing here reads: the libraries' own tests. Their bytecode stays: a read-only disk could not hold it later.
-RUN pip install --no-cache-dir --root-user-action=ignore -r requirements.txt \
+RUN pip install --no-cache-dir --root-user-action=ignore --require-hashes -r requirements.lock \
     && python -c "import sklearn, pathlib; print(pathlib.Path(sklearn.__file__).parent.parent)" >/tmp/site \
     && find "$(cat /tmp/site)" -type d -name tests -prune -exec rm -rf {} + \
     && rm /tmp/site

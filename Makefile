@@ -10,8 +10,9 @@ run: .venv/serving nginx
 test: .venv/dev nginx test-tools
 	pytest
 
-soak: .venv/dev
+soak: .venv/dev nginx
 	pytest tests/test_scorer.py --texts 1000000
+	pytest tests/test_hostile.py -k generated --requests 100000
 
 bench bench-quick: .venv/dev nginx
 	@./install wrk wrk
@@ -21,7 +22,7 @@ lint: .venv/dev
 	ruff check . && ruff format --check .
 	mypy .
 	./install shellcheck shellcheck
-	shellcheck entrypoint.sh install .ci/run .ci/lint-nginx
+	shellcheck entrypoint.sh install .ci/run .ci/lint-nginx .ci/pin-hashes
 	hadolint Dockerfile
 	./.ci/lint-nginx
 
@@ -36,13 +37,14 @@ test-tools:
 	@./install curl curl
 	@./install ps procps
 	@./install ss iproute2
+	@./install jq jq
 
 # Two marks, so that `make run` does not install what only tests need.
-.venv/serving: requirements.txt
+.venv/serving: requirements.lock
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 must be 3.11 or newer")'
 	@./install ensurepip python3-venv
 	@echo "installing the Python packages that serving needs into .venv"
-	@python3 -m venv .venv && pip install --quiet --disable-pip-version-check -r requirements.txt && touch $@
+	@python3 -m venv .venv && pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && touch $@
 
 .venv/dev: requirements-dev.txt .venv/serving
 	@echo "installing the Python packages that tests and training need into .venv"

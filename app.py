@@ -10,6 +10,7 @@ import traceback
 import unicodedata
 import uuid
 from collections.abc import Iterable
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,22 @@ DETAILS = {
 }
 
 
-# What a prediction can raise: HTTPException for the request's faults, the others for ours.
-FAULTS = (HTTPException, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+# What a prediction can raise: HTTPException for the request's faults, the others for ours. One that is missing here
+# would be logged by gunicorn, with its words.
+FAULTS = (
+    HTTPException,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class InvalidField(UnprocessableEntity):
@@ -74,12 +89,12 @@ class HotPath:
         ):
             body = environ["wsgi.input"].read(int(length))
             try:
-                answer = predict(self._classifier, body)
+                answer, for_the_log = predict_and_tell(self._classifier, body)
             except FAULTS:
                 environ["wsgi.input"] = io.BytesIO(body)  # for Flask to read again, and to answer it
             else:
                 headers = [("Content-Type", JSON), ("Content-Length", str(len(answer)))]
-                start_response("200 OK", headers + own_headers(environ.get("HTTP_X_REQUEST_ID", "")))
+                start_response("200 OK", headers + for_the_log + own_headers(environ.get("HTTP_X_REQUEST_ID", "")))
                 return [answer]
         return self._rest(environ, start_response)
 
@@ -104,8 +119,9 @@ def create_app(model: str | os.PathLike[str], hot: bool = True) -> Flask:
             raise UnsupportedMediaType("O Content-Type deve ser application/json.")
         body = request.get_data()
         if request.args.get("detalhes") == "1":
-            return json_response(encode(classifier.explain(read_text(body))))
-        return json_response(predict(classifier, body))
+            details = classifier.explain(read_text(body))
+            return json_response(encode(details), log_headers(details["categoria"], details["incerto"]))
+        return json_response(*predict_and_tell(classifier, body))
 
     @app.get("/modelo")
     def modelo() -> Response:
@@ -142,9 +158,21 @@ def create_app(model: str | os.PathLike[str], hot: bool = True) -> Flask:
     return app
 
 
-def predict(classifier: Classifier, body: bytes) -> bytes:
-    """Return the answer to a plain prediction; raises as read_text does."""
-    return encode({"categoria": classifier.predict(read_text(body))})
+def predict_and_tell(classifier: Classifier, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
+    """Return the answer to a plain prediction and what nginx logs of it; raises as read_text does."""
+    categoria, incerto = classifier.predict_with_doubt(read_text(body))
+    return encode({"categoria": categoria}), log_headers(categoria, incerto)
+
+
+@lru_cache
+def log_headers(categoria: str, incerto: bool | None) -> list[tuple[str, str]]:
+    """Return the headers that nginx logs and takes off the answer.
+
+    A category is whatever the model's author called it: it goes as UTF-8, in the Latin-1 that WSGI asks for (PEP
+    3333), bounded so that it fits nginx's buffer, and what no header may hold becomes a question mark.
+    """
+    shown = re.sub(r"[\x00-\x1f\x7f]", "?", str(categoria)[:200]).encode(errors="replace").decode("latin-1")
+    return [("X-Log-Categoria", shown), ("X-Log-Incerto", "null" if incerto is None else str(incerto).lower())]
 
 
 def encode(body: Any) -> bytes:
@@ -153,8 +181,8 @@ def encode(body: Any) -> bytes:
     return text.encode(errors="backslashreplace")  # half of a surrogate pair becomes the escape that it came as
 
 
-def json_response(body: bytes) -> Response:
-    return Response(body, content_type=JSON)
+def json_response(body: bytes, headers: list[tuple[str, str]] | None = None) -> Response:
+    return Response(body, headers=headers, content_type=JSON)
 
 
 def read_text(body: bytes) -> str:

@@ -96,23 +96,32 @@ class Classifier:
         """Return the text's category."""
         return self.categories[self._engine.best(text)]
 
+    def predict_with_doubt(self, text: str) -> tuple[str, bool | None]:
+        """Return the text's category, and what `explain` says of `incerto`, without the rest."""
+        best, _, probabilities, known = self._engine.judge(text)
+        return self.categories[best], self._unsure(probabilities[best] if probabilities else None, known)
+
     def explain(self, text: str) -> Details:
         """Return the text's category with its probability, the next best and the words that spoke for it."""
         best, scores, probabilities, known = self._engine.judge(text)
         confidence = probabilities[best] if probabilities else None
-        unsure = None if confidence is None else confidence < self._meta.get("limiar_incerto", 0.5)
         others = sorted((position for position in range(len(scores)) if position != best), key=lambda p: -scores[p])
         shares = self._engine.shares(text, best)
         return {
             "categoria": self.categories[best],
             "confianca": confidence,
-            "incerto": unsure if known else True,
+            "incerto": self._unsure(confidence, known),
             "alternativas": [
                 {"categoria": self.categories[p], "confianca": probabilities[p] if probabilities else None}
                 for p in others[:ALTERNATIVES]
             ],
             "palavras": None if shares is None else _best_words(shares),
         }
+
+    def _unsure(self, confidence: float | None, known: bool) -> bool | None:
+        if not known:
+            return True
+        return None if confidence is None else confidence < self._meta.get("limiar_incerto", 0.5)
 
 
 def _best_words(shares: dict[str, float]) -> list[Word]:

@@ -14,10 +14,11 @@ import socket
 import sys
 import time
 
-PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_SET_NO_NEW_PRIVS = 22, 2, 38
+PR_SET_PDEATHSIG, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_SET_NO_NEW_PRIVS = 1, 22, 2, 38
 SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO = 0x7FFF0000, 0x00050000
 SO_ATTACH_FILTER = 26
 RT_SIGACTION = {"x86_64": (0xC000003E, 13), "aarch64": (0xC00000B7, 134)}  # AUDIT_ARCH_… and the call's number
+prctl = ctypes.CDLL(None).prctl
 LOAD_WORD, LOAD_BYTE, AND, IF_EQUAL, RETURN = 0x20, 0x30, 0x54, 0x15, 0x06
 QUEUE = 511  # nginx's own, or it would call listen() again
 
@@ -57,7 +58,6 @@ def deafen() -> bool:
         (RETURN, 0, 0, SECCOMP_RET_ALLOW),
         (RETURN, 0, 0, SECCOMP_RET_ERRNO | 0),
     )
-    prctl = ctypes.CDLL(None).prctl
     zero, one, mode = ctypes.c_ulong(0), ctypes.c_ulong(1), ctypes.c_ulong(SECCOMP_MODE_FILTER)
     # Without the first, the second takes root.
     return (
@@ -115,6 +115,9 @@ def run_nginx(port: int, command: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # Where entrypoint.sh is killed nothing stays behind. Kept through exec but not through fork: nginx is ended below,
+    # gunicorn ends its workers. In a container the kernel sees to it, since entrypoint.sh is process 1.
+    prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGQUIT))
     deaf = deafen()
     if not sys.argv[1].isdecimal():
         os.execvp(sys.argv[1], sys.argv[1:])

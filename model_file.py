@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -104,18 +105,32 @@ def load(path: str | os.PathLike[str]) -> Model:
         warnings.simplefilter("always", InconsistentVersionWarning)
         try:
             content = _Unpickler(io.BytesIO(data)).load()
+            if isinstance(content, dict):
+                _refuse_reader(content.get("vect"))
         except ModelError as error:
-            raise ModelError(f"{path}: {error}") from None
+            raise ModelError(f"{path}: {error}{_maker(data)}") from None
         except BROKEN as error:
             raise ModelError(
                 f"{path}: not a pickle that scikit-learn {sklearn.__version__} can read "
-                f"({type(error).__name__}: {error}); a joblib file must be saved anew with pickle.dump"
+                f"({type(error).__name__}: {error}){_maker(data)}; a joblib file must be saved anew with pickle.dump"
             ) from error
     if not isinstance(content, dict) or not {"vect", "clf"} <= content.keys():
         raise ModelError(f'{path}: not a dict {{"vect": …, "clf": …}}')
     versions = {w.message.original_sklearn_version for w in caught if isinstance(w.message, InconsistentVersionWarning)}
     version = ", ".join(sorted(versions)) or sklearn.__version__
     return Model(content["vect"], content["clf"], _card(path, content), version)
+
+
+def _refuse_reader(vect: Any) -> None:
+    params = vect.get_params() if hasattr(vect, "get_params") else {}
+    if any(name.rpartition("__")[2] == "input" and value != "content" for name, value in params.items()):
+        raise ModelError("its vectorizer reads files: a text would name one")
+
+
+def _maker(data: bytes) -> str:
+    """Return which scikit-learn a pickle that cannot be read says made it, for the message."""
+    found = re.search(rb"_sklearn_version.{2,12}?(\d+(\.\d+)+)", data, re.DOTALL)
+    return f", made by scikit-learn {found[1].decode()}" if found else ""
 
 
 def _card(path: str | os.PathLike[str], content: dict[str, Any]) -> dict[str, Any]:

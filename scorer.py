@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-REMEMBERED_WORDS = 10_000  # what a word adds to the scores is kept for so many, some 5 MB: sellers' words repeat
+REMEMBERED_WORDS = (
+    30_000  # what a word adds to the scores is kept for so many, 1 KB each, in each worker: sellers' words repeat
+)
 LONGEST_REMEMBERED = 30  # characters; longer ones do not repeat, and would let a client fill the memory
 # Analyzers and patterns whose tokens never reach over a blank, so that a text's tokens are its words' tokens.
 WORDWISE = {("word", r"(?u)\b\w\w+\b"), ("word", r"(?u)\b\w+\b")}
@@ -343,8 +345,8 @@ class Scorer:
         if self.link == "softmax":
             powers = np.exp(scores - scores.max())
             return np.asarray(powers / powers.sum())
-        # (1 + tanh(x / 2)) / 2 is the logistic function, and does not overflow
-        each = (np.clip(scores, -1, 1) + 1) / 2 if self.link == "huber" else (1 + np.tanh(scores / 2)) / 2
+        # The logistic function, which must be right far below 0 too: there it is only the others' ratios that count.
+        each = (np.clip(scores, -1, 1) + 1) / 2 if self.link == "huber" else np.exp(-np.logaddexp(0, -scores))
         if len(each) == 1:
             return np.array([1 - each[0], each[0]])
         total = each.sum()

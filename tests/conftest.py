@@ -122,7 +122,7 @@ def leftovers(server: Server) -> list[str]:
     """Return what still runs of a server that has ended, its killed workers given a moment to be gone: its processes
     have its port in their environment.
     """
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 10
     while True:
         found = []
         for process in Path("/proc").iterdir():
@@ -159,6 +159,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--texts", type=int, default=20_000, help="texts on which compiled models are compared (make soak)"
     )
     parser.addoption("--stops", type=int, default=1, help="stops under each load, for each signal (make soak)")
+    parser.addoption("--requests", type=int, default=4_000, help="requests that are generated (make soak)")
 
 
 @pytest.fixture(scope="session")
@@ -169,3 +170,8 @@ def stops(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="session")
 def texts(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("texts"))
+
+
+@pytest.fixture(scope="session")
+def requests(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("requests"))

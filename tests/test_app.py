@@ -12,7 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from app import create_app
+from app import create_app, log_headers
 from tests.problems import assert_problem
 
 JSON = "application/json"
@@ -210,16 +210,50 @@ def test_card_and_threshold_of_a_model_with_one(tiny_model: Path, tmp_path: Path
     assert post(client, {"descricao": "boneca de pano"}, "?detalhes=1").get_json()["incerto"] is True
 
 
+@pytest.mark.parametrize("kind", [ImportError, IndexError, MemoryError, OSError, ValueError, ZeroDivisionError])
+@pytest.mark.parametrize("query", ["", "?detalhes=1"])
 def test_fault_of_ours_is_a_problem_and_its_log_holds_no_text(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    kind: type[Exception],
+    query: str,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail(self: object, text: str) -> str:
-        raise OSError(f"cannot read {text}")
+        raise kind(f"cannot read {text}")
 
     app = create_app(tiny_model)
-    monkeypatch.setattr("classifier.Classifier.predict", fail)
-    response = post(app.test_client(), {"descricao": "segredo"}, **{"X-Request-ID": "abc"})
+    monkeypatch.setattr("classifier.Classifier.predict_with_doubt", fail)
+    monkeypatch.setattr("classifier.Classifier.explain", fail)
+    response = post(app.test_client(), {"descricao": "segredo"}, query, **{"X-Request-ID": "abc"})
 
     assert_problem(response.status_code, response.headers, response.get_json(), 500)
-    assert "OSError" in caplog.text
+    assert kind.__name__ in caplog.text
     assert "segredo" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("categoria", "shown"),
+    [
+        ("decoração", "decoração"),
+        ("игрушки 🧸", "игрушки 🧸"),
+        ("a\r\nSet-Cookie: b", "a??Set-Cookie: b"),
+        ("\x00\x7f\ud83d", "???"),
+        ("ã" * 10_000, "ã" * 200),
+        (7, "7"),
+    ],
+)
+def test_category_that_goes_to_the_log_fits_a_header(categoria: Any, shown: str) -> None:
+    headers = dict(log_headers(categoria, None))
+
+    assert headers["X-Log-Categoria"].encode("latin-1").decode() == shown
+    assert headers["X-Log-Incerto"] == "null"
+
+
+@pytest.mark.parametrize("query", ["", "?detalhes=1"])
+@pytest.mark.parametrize(("text", "incerto"), [("boneca de pano", "false"), ("zzz", "true")])
+def test_answer_tells_the_log_what_it_says(client: FlaskClient, text: str, incerto: str, query: str) -> None:
+    response = post(client, {"descricao": text}, query)
+
+    assert response.headers["X-Log-Categoria"] == response.get_json()["categoria"]
+    assert response.headers["X-Log-Incerto"] == incerto

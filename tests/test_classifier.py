@@ -130,6 +130,18 @@ def test_threshold_of_the_card(tmp_path: Path) -> None:
     assert sure.explain("xyz")["incerto"] is True  # whatever the threshold
 
 
+@pytest.mark.parametrize(
+    "clf", [MultinomialNB(), LinearSVC(), Pipeline([("svc", LinearSVC())])], ids=["sure", "none", "uncompiled"]
+)
+def test_doubt_is_what_the_details_say(clf: Any, tmp_path: Path) -> None:
+    classifier = make(tmp_path / "m", CountVectorizer(), clf, {"limiar_incerto": 0.6})
+
+    for text in [*TEXTS, "livro de boneca", "zzz", ""]:
+        details = classifier.explain(text)
+        assert classifier.predict_with_doubt(text) == (classifier.predict(text), details["incerto"])
+        assert details["categoria"] == classifier.predict(text)
+
+
 def test_phrase_of_the_card_that_comes_out_wrong_is_refused(tmp_path: Path) -> None:
     meta = {"frases": [{"texto": "boneca de pano", "categoria": "livro"}]}
 

@@ -23,7 +23,7 @@ SIGNAL_ALL = "trap '' TERM INT; kill -s {} $(cd /proc && echo [0-9]*) 2>/dev/nul
 
 @dataclasses.dataclass
 class Cloud:
-    """What a cloud promises and asks; `everyone` is how often each process gets the signal, 0: process 1 alone, once."""
+    """What a cloud promises and asks; everyone is how often each process gets the signal, 0: process 1 alone, once."""
 
     name: str
     port: int
@@ -67,7 +67,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     heads = "cloud port user root memory stop start answered lost closed ended".split()
     rows = [COLUMNS.format(*heads, "")]
     yield rows
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():  # type: ignore[union-attr]
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print("", *rows, sep="\n")
 
 

@@ -1,13 +1,22 @@
-"""The image, built by `docker build` from the unmodified Dockerfile; what each cloud does to it is test_conformance.py."""
+"""The image, built from the unmodified Dockerfile; what each cloud does to it is in test_conformance.py."""
 
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import shutil
+import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sklearn
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.naive_bayes import MultinomialNB
 
+from tests.conftest import CATEGORIES, ROOT, TEXTS
 from tests.container import container, docker, image
 
 AS_A_CLOUD = ("--user=52973:0", "--read-only", "--tmpfs=/tmp", "--memory=512m", "--cap-drop=ALL")
@@ -69,6 +78,47 @@ def test_model_mounted_over_the_images_own_is_served(tiny_model: Path) -> None:
         assert started.request("GET", "/api/modelo").json()["categorias"] == ["brinquedo", "livro", "maquiagem"]
 
 
+def build_with(model: bytes, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Build the image from this checkout with another model file in it."""
+    context = folder / "context"
+    shutil.copytree(ROOT, context, ignore=shutil.ignore_patterns(".git", ".venv", ".*_cache", ".cache"))
+    (context / "model.sav").write_bytes(model)
+    return docker("build", "-t", "cadastro-produto:test-other-model", str(context), check=False)
+
+
+def tiny(vect: Any = None, clf: Any = None, **meta: Any) -> bytes:
+    vect = vect or CountVectorizer().fit(TEXTS)
+    clf = clf or MultinomialNB().fit(vect.transform(TEXTS), CATEGORIES)
+    return pickle.dumps({"vect": vect, "clf": clf, "meta": meta})
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (b"<html>", "not a pickle"),
+        (pickle.dumps(os.system), "refuses posix.system"),
+        (tiny(clf=MultinomialNB()), "cannot predict"),
+        (tiny(frases=[{"texto": "boneca de pano", "categoria": "livro"}]), "its card says 'livro'"),
+    ],
+    ids=["does not load", "calls", "cannot predict", "gets a phrase wrong"],
+)
+def test_build_fails_with_a_model_that_does_not_do(model: bytes, message: str, tmp_path: Path) -> None:
+    built = build_with(model, tmp_path)
+
+    assert built.returncode != 0
+    assert message in built.stdout + built.stderr
+
+
+def test_build_with_a_model_of_another_version_warns_with_both_names(tmp_path: Path) -> None:
+    ours = sklearn.__version__
+    older = "0" * (len(ours) - 2) + ".1"
+
+    built = build_with(tiny().replace(ours.encode(), older.encode()), tmp_path)
+
+    assert built.returncode == 0
+    assert f"was made by scikit-learn {older} and is read by {ours}" in built.stdout + built.stderr
+
+
 def test_client_behind_a_router_is_the_last_entry_of_x_forwarded_for() -> None:
     with container(8080, *AS_A_CLOUD, "--env=RATE_LIMIT=1") as started:  # the engine's bridge is a private address
         started.first_answer()
@@ -98,6 +148,7 @@ def test_holds_what_clouds_need_and_no_more() -> None:
         "model.sav",
         "model_file.py",
         "nginx.conf",
+        "requirements.lock",
         "requirements.txt",
         "scorer.py",
         "webclient",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 import logging
+import operator
 import os
 import pickle
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +82,9 @@ class Call:
     def __reduce__(self) -> Any:
         return self.call
 
+    def __call__(self) -> None:
+        """Let pickle take the outcome of a call for something to call."""
+
 
 def touch(path: str) -> None:
     Path(path).touch()
@@ -87,11 +94,23 @@ EXPLOITS = {
     "os.system": lambda proof: Call(os.system, f"touch {proof}"),
     "eval": lambda proof: Call(eval, f"open({proof!r}, 'w')"),
     "getattr chain": lambda proof: Call(getattr, Call(__import__, "os"), "system"),
-    "runstring": lambda proof: Call(np.testing.rundocs, str(proof)),
+    "eval by getattr": lambda proof: Call(Call(getattr, Call(importlib.import_module, "builtins"), "eval"), "1"),
+    "importlib": lambda proof: Call(importlib.import_module, "antigravity"),
+    "methodcaller": lambda proof: Call(operator.methodcaller("touch"), proof),
+    "attrgetter": lambda proof: Call(operator.attrgetter("touch"), proof),
+    "Popen": lambda proof: Call(subprocess.Popen, ["touch", str(proof)]),
+    "pickle": lambda proof: Call(pickle.loads, pickle.dumps(Call(os.system, f"touch {proof}"))),
+    "runstring": lambda proof: Call(np.testing.runstring, f"open({str(proof)!r}, 'w')", {}),
+    "rundocs": lambda proof: Call(np.testing.rundocs, str(proof)),
     "partial": lambda proof: functools.partial(os.system, f"touch {proof}"),
     "open": lambda proof: Call(io.open, str(proof), "w"),
     "function": lambda proof: Call(touch, str(proof)),
     "sklearn that calls": lambda proof: FunctionTransformer(os.system),
+    "analyzer": lambda proof: CountVectorizer(analyzer=os.system),
+    "tokenizer": lambda proof: TfidfVectorizer(tokenizer=os.system),
+    "preprocessor": lambda proof: HashingVectorizer(preprocessor=os.system),
+    "bound method": lambda proof: CountVectorizer(analyzer=proof.touch),
+    "in a pipeline": lambda proof: Pipeline([("a", FeatureUnion([("b", FunctionTransformer(os.system))]))]),
     "joblib load": lambda proof: Call(joblib.load, str(proof)),
     "numpy load": lambda proof: Call(np.load, str(proof), None, True),
 }
@@ -111,6 +130,30 @@ def test_exploit_is_refused_before_anything_runs(exploit: Any, nested: bool, tmp
         load(path)
 
     assert not proof.exists()
+
+
+OPCODES = {
+    "GLOBAL": b"cos\nsystem\n(S'touch %s'\ntR.",
+    "INST": b"(S'touch %s'\nios\nsystem\n.",
+    "OBJ": b"(cos\nsystem\nS'touch %s'\no.",
+    "NEWOBJ": b"\x80\x02cos\nsystem\nS'touch %s'\n\x85\x81.",
+    "EXT1": b"\x80\x02\x82\x01(S'touch %s'\ntR.",
+    "PERSID": b"Ptouch %s\n.",
+    "BUILD of a class": b"\x80\x02csklearn.pipeline\nPipeline\n}S'predict'\ncos\nsystem\nsb.",
+    "BUILD of a builtin": b"\x80\x02cbuiltins\nset\n}S'__init__'\nS'touch %s'\nsb.",
+}
+
+
+@pytest.mark.parametrize("code", OPCODES.values(), ids=OPCODES)
+def test_no_opcode_goes_round_the_list(code: bytes, tmp_path: Path) -> None:
+    proof, path = tmp_path / "proof", tmp_path / "model.sav"
+    path.write_bytes(code.replace(b"%s", str(proof).encode()))
+
+    with pytest.raises(ModelError):
+        load(path)
+
+    assert not proof.exists()
+    assert Pipeline.predict is not os.system
 
 
 @pytest.mark.parametrize(
@@ -141,12 +184,23 @@ def test_function_of_the_authors_is_refused_by_a_message_that_says_so(tmp_path: 
         load(path)
 
 
-def test_vectorizer_that_reads_files_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["filename", "file"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda vect: vect,
+        lambda vect: Pipeline([("a", vect)]),
+        lambda vect: FeatureUnion([("a", CountVectorizer().fit(TEXTS)), ("b", Pipeline([("c", vect)]))]),
+    ],
+    ids=["alone", "pipeline", "union"],
+)
+def test_vectorizer_that_reads_files_is_refused(wrap: Any, kind: str, tmp_path: Path) -> None:
     vect = CountVectorizer().fit(TEXTS)
-    clf = MultinomialNB().fit(vect.transform(TEXTS), CATEGORIES)
-    vect.input = "filename"
+    whole = wrap(vect)
+    clf = MultinomialNB().fit(whole.transform(TEXTS), CATEGORIES)
+    vect.input = kind
     path = tmp_path / "model.sav"
-    path.write_bytes(pickle.dumps({"vect": vect, "clf": clf}))
+    path.write_bytes(pickle.dumps({"vect": whole, "clf": clf}))
 
     with pytest.raises(ModelError, match="reads files"):
         Classifier(path)
@@ -216,6 +270,29 @@ def test_version_that_pickled_it_is_known(tiny_model: Path, tmp_path: Path) -> N
 
     assert [load(tiny_model).sklearn, load(path).sklearn] == [ours, older]
     assert load(path).meta == {}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (b"sklearn.naive_bayes", b"sklearn.naive_baves"),
+        (b"MultinomialNB", b"MultinomialNA"),
+        (b"feature_log_prob_", b"feature_log_prov_"),
+    ],
+    ids=["module", "class", "attribute"],
+)
+def test_file_of_a_version_that_cannot_be_read_is_refused_with_the_version(
+    right: bytes, wrong: bytes, protocol: int, tiny_model: Path, tmp_path: Path
+) -> None:
+    ours = sklearn.__version__
+    older = "0" * (len(ours) - 2) + ".1"
+    data = pickle.dumps(pickle.loads(tiny_model.read_bytes()), protocol).replace(ours.encode(), older.encode())
+    path = tmp_path / "model.sav"
+    path.write_bytes(data.replace(right, wrong))
+
+    with pytest.raises(ModelError, match=re.escape(older)):
+        Classifier(path)
 
 
 def test_another_version_of_scikit_learn_is_a_warning_that_names_both(

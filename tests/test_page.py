@@ -650,7 +650,7 @@ def test_nothing_comes_from_elsewhere_and_the_console_stays_empty(browser: Brows
     page.close()
 
     assert response is not None
-    assert response.headers["content-security-policy"].startswith("default-src 'self'")
+    assert response.headers["content-security-policy"].startswith("default-src 'none'")
     assert "unsafe-inline" not in response.headers["content-security-policy"]
     assert icon.headers["content-type"] == "image/svg+xml"
     assert [url for url in urls if not url.startswith(f"{server.url}/")] == []

@@ -38,6 +38,13 @@ VECTORIZERS: dict[str, Callable[[], Any]] = {
         ],
         transformer_weights={"letters": 0.5},
     ),
+    "by words": lambda: FeatureUnion(
+        [
+            ("words", TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", norm="l1")),
+            ("letters", CountVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=3)),
+        ],
+        transformer_weights={"words": 5},
+    ),
 }
 CLASSIFIERS: dict[str, Callable[[], Any]] = {
     "multinomial": MultinomialNB,
@@ -183,16 +190,22 @@ def test_values_are_the_vectorizers_whatever_its_options(vect: Any, corpus: list
 
 
 @settings(max_examples=100, deadline=None)
-@given(vect=vectorizers(), text=st.text(max_size=60))
+@given(
+    vect=vectorizers(), text=st.text(st.one_of(ALPHABET, st.sampled_from("bonecarlp "), st.characters()), max_size=60)
+)
 @pytest.mark.filterwarnings("ignore:The parameter", "ignore:Your stop_words")
-def test_any_text_has_an_answer_and_shares(vect: Any, text: str) -> None:
+def test_any_text_has_scikit_learns_answer_and_shares(vect: Any, text: str) -> None:
     try:
         clf = LogisticRegression().fit(vect.fit_transform(TEXTS), CATEGORIES)
     except ValueError:
         return
     scorer = compile_model(Model(vect, clf, {}, ""))
 
-    assert set(scorer.shares(text, scorer.judge(text).best)) == set(text.split())
+    judgement = scorer.judge(text)
+
+    expected = clf.predict_proba(vect.transform([text]))[0]
+    np.testing.assert_allclose(np.array(judgement.probabilities), expected, rtol=0, atol=1e-6)
+    assert set(scorer.shares(text, judgement.best)) == set(text.split())
 
 
 @pytest.mark.parametrize("clf", [RidgeClassifier(), Perceptron(), LinearSVC(), SGDClassifier(random_state=0)])

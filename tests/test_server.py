@@ -22,6 +22,7 @@ import pytest
 from tests.conftest import ROOT, Answer, Server, free_port, leftovers, running
 from tests.problems import assert_problem
 
+HEAD_END = b"\r\nConnection: close\r\n\r\n"
 JSON_POST = b"POST /api/predizer_categoria HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 
 
@@ -196,15 +197,78 @@ def test_request_id_is_on_every_answer(server: Server, path: str) -> None:
     assert (len(made), len(made[0])) == (1, 32)
 
 
-@pytest.mark.parametrize("path", ["/cadastro.html", "/nada", "/api/health", "/api/nada", "/api/%00"])
-def test_security_headers_are_on_every_answer_and_no_version_is_told(server: Server, path: str) -> None:
-    headers = server.request("GET", path).headers
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Server": "nginx",
+}
+NOT_FOR_CLIENTS = {"X-Log-Categoria", "X-Log-Incerto", "X-Powered-By", "Via"}
 
-    assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["Referrer-Policy"] == "no-referrer"
-    assert "default-src 'self'" in headers["Content-Security-Policy"]
-    assert "unsafe" not in headers["Content-Security-Policy"]
-    assert headers["Server"] == "nginx"
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"GET / HTTP/1.1", 302),
+        (b"GET /cadastro.html HTTP/1.1", 200),
+        (b"GET /cadastro.html HTTP/1.1\r\nRange: bytes=0-9", 200),
+        (b"GET /cadastro.html HTTP/1.1\r\nIf-None-Match: *", 304),
+        (b"GET /cadastro.html HTTP/1.1\r\nIf-Match: x", 412),
+        (b"GET /cadastro.html HTTP/1.1\r\nRange: bytes=999999-", 200),
+        (b"HEAD /cadastro.js HTTP/1.1", 200),
+        (b"GET /nada HTTP/1.1", 404),
+        (b"GET /api HTTP/1.1", 404),
+        (b"GET /api/nada HTTP/1.1", 404),
+        (b"GET /api/modelo HTTP/1.1", 200),
+        (b"GET /api/health HTTP/1.1", 200),
+        (b"GET /api/%00 HTTP/1.1", 400),
+        (b"LIXO", 400),
+        (b"POST /cadastro.html HTTP/1.1", 405),
+        (b"TRACE / HTTP/1.1", 405),
+        (b"POST /api/predizer_categoria HTTP/1.1", 415),
+        (JSON_POST[:-2] + b"\r\nContent-Length: 22", 200),
+        (JSON_POST[:-2] + b"\r\nContent-Length: 2", 400),
+        (JSON_POST[:-2] + b"\r\nContent-Length: 300000", 413),
+        (b"GET /%s HTTP/1.1" % (b"a" * 5000), 414),
+        (b"GET / HTTP/1.1\r\nCookie: %s" % (b"a" * 5000), 431),
+        (JSON_POST[:-2] + b"\r\nTransfer-Encoding: gzip", 501),
+        (b"GET / HTTP/3.0", 505),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_security_headers_are_on_every_answer_and_no_version_is_told(
+    server: Server, request_head: bytes, status: int, scheme: str
+) -> None:
+    more = b"" if b"Host:" in request_head else b"\r\nHost: a"
+    proto = b"\r\nX-Forwarded-Proto: %s" % scheme.encode()
+
+    answer = server.raw(
+        request_head.replace(b" HTTP/1.1", b" HTTP/1.1" + proto) + more + HEAD_END + b'{"descricao":"boneca"}'
+    )
+
+    first, *lines = answer.partition(b"\r\n\r\n")[0].decode().split("\r\n")
+    names = [line.partition(": ")[0] for line in lines]
+    assert first.split()[1] == str(status)
+    assert set(lines) >= {f"{name}: {value}" for name, value in SECURITY_HEADERS.items()}
+    assert len(names) == len(set(names))
+    assert not NOT_FOR_CLIENTS & set(names)
+    if (
+        b"HTTP/1.1" in request_head and b"%00" not in request_head and status not in {414, 431}
+    ):  # else nginx stopped reading
+        assert ("Strict-Transport-Security: max-age=31536000" in lines) == (scheme == "https")
+
+
+@pytest.mark.parametrize(
+    ("proto", "told"),
+    [("https", True), ("HTTPS", True), ("https,http", True), ("http, https", False), ("httpsx", False), ("", False)],
+)
+def test_https_is_asked_for_where_the_browser_used_it(server: Server, proto: str, told: bool) -> None:
+    headers = server.request("GET", "/cadastro.html", X_Forwarded_Proto=proto).headers
+
+    assert ("Strict-Transport-Security" in headers) == told
 
 
 def test_connection_is_kept_longer_than_herokus_router_keeps_it(

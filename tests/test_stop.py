@@ -204,6 +204,23 @@ def test_signal_during_the_start_ends_it(sent: Signal, tmp_path: Path) -> None:
         assert leftovers(server) == []
 
 
+def test_killed_script_leaves_nothing_behind(tmp_path: Path) -> None:
+    for milliseconds in (300, 600, 1200):
+        server = Server(tmp_path)
+        server.process_ended_within(milliseconds / 1000)
+        server.process.kill()
+        server.process.wait()
+
+        assert leftovers(server) == []
+
+    server = Server(tmp_path)
+    server.wait_until_open()
+    server.process.kill()
+    server.process.wait()
+
+    assert leftovers(server) == []
+
+
 def test_kernel_that_refuses_the_filter_is_told_of_and_serves(tmp_path: Path) -> None:
     # Stands where entrypoint.sh would, and takes PR_SET_SECCOMP away from all that follows.
     entrypoint = tmp_path / "entrypoint.sh"
@@ -216,7 +233,6 @@ program = Program(
     (LOAD_WORD, 0, 0, 16), (IF_EQUAL, 0, 1, PR_SET_SECCOMP), (RETURN, 0, 0, SECCOMP_RET_ERRNO | 22),
     (RETURN, 0, 0, SECCOMP_RET_ALLOW),
 )
-prctl = ctypes.CDLL(None).prctl
 assert prctl(PR_SET_NO_NEW_PRIVS, *map(ctypes.c_ulong, (1, 0, 0, 0))) == 0
 assert prctl(PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(program)) == 0
 os.execv({str(ROOT / "entrypoint.sh")!r}, sys.argv)

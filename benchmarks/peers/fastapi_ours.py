@@ -41,9 +41,9 @@ if "READY_FILE" in os.environ:  # entrypoint.sh waits for it; the socket is open
     Path(os.environ["READY_FILE"]).touch()
 
 
-def answer(request: Request, body: bytes, status: int = 200, media_type: str = product.JSON) -> Response:
-    headers = dict(product.own_headers(request.headers.get("X-Request-ID", "")))
-    return Response(body, status, headers | {"Content-Type": media_type})
+def answer(request: Request, body: bytes, for_the_log: list[tuple[str, str]] | None = None) -> Response:
+    headers = dict(product.own_headers(request.headers.get("X-Request-ID", "")) + (for_the_log or []))
+    return Response(body, headers=headers | {"Content-Type": product.JSON})
 
 
 @app.post("/predizer_categoria")
@@ -55,8 +55,10 @@ async def predizer_categoria(request: Request) -> Response:
     body = await request.body()
     try:
         if request.query_params.get("detalhes") == "1":
-            return answer(request, product.encode(classifier.explain(product.read_text(body))))
-        return answer(request, product.predict(classifier, body))
+            details = classifier.explain(product.read_text(body))
+            for_the_log = product.log_headers(details["categoria"], details["incerto"])
+            return answer(request, product.encode(details), for_the_log)
+        return answer(request, *product.predict_and_tell(classifier, body))
     except Fault as fault:
         return problem(request, fault.code or 500, fault.description, getattr(fault, "field", None))
 
