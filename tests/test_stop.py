@@ -162,6 +162,7 @@ def wait_for_established(port: int, count: int, unread: bool = False) -> None:
 
 def test_connections_that_nginx_has_not_accepted_yet_are_not_reset(tmp_path: Path) -> None:
     with running(tmp_path) as server:
+        server.predict("boneca")
         (master,) = server.children("nginx")
         (worker,) = [pid for pid, (parent, _) in server.family().items() if parent == master]
         os.kill(worker, signal.SIGSTOP)
