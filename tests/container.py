@@ -32,12 +32,12 @@ if missing:
 
 @functools.cache
 def image() -> str:
-    """Return the image's name: $IMAGE, which is there already, or one built from this checkout."""
+    """Return $IMAGE, which is there already, or the id of one built from this checkout."""
     if given := os.environ.get("IMAGE"):
         return given
-    built = docker("build", "-t", "cadastro-produto:test", str(ROOT), check=False)
+    built = docker("build", "--quiet", "-t", "cadastro-produto:test", str(ROOT), check=False)
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
-    return "cadastro-produto:test"
+    return built.stdout.strip()  # and not its name, which another checkout's tests may take meanwhile
 
 
 class Container:
