@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
     return show
 
 
-def wait_until(holds: Callable[[], Any], seconds: float = 10) -> float:
+def wait_until(holds: Callable[[], Any], seconds: float = 60) -> float:
     """Return how many seconds it took until this held."""
     begun = time.monotonic()
     while not holds():
@@ -61,6 +61,15 @@ def wait_until(holds: Callable[[], Any], seconds: float = 10) -> float:
 def wait_for_answers(load: Load, count: int) -> None:
     enough = load.statuses.total() + count
     wait_until(lambda: load.statuses.total() >= enough)
+
+
+@contextlib.contextmanager
+def ending(stop: Callable[[], object]) -> Iterator[None]:
+    """Stop the server however the block ends: a Load ends once it is refused."""
+    try:
+        yield
+    finally:
+        stop()
 
 
 def lost(load: Load) -> list[str]:
@@ -79,6 +88,7 @@ def test_killed_worker_loses_at_most_the_request_that_it_was_answering(
         running(tmp_path, WEB_CONCURRENCY=str(count), RATE_LIMIT="0") as server,
         Load(server.port, 8) as fresh,
         Load(server.port, 8, keep_alive=True) as kept,
+        ending(server.process.terminate),
     ):
         for _ in range(10):
             wait_for_answers(fresh, 100)
@@ -92,7 +102,6 @@ def test_killed_worker_loses_at_most_the_request_that_it_was_answering(
         within_a_second = lost(fresh) + lost(kept)
         wait_for_answers(fresh, 100)
         failed = lost(fresh) + lost(kept)  # until here: a stop may close connections
-        server.process.terminate()
 
     statuses = fresh.statuses + kept.statuses
     tell(
@@ -108,7 +117,7 @@ def test_killed_worker_loses_at_most_the_request_that_it_was_answering(
 def test_killed_master_ends_all_and_is_named(name: str, tmp_path: Path, tell: Callable[[str], None]) -> None:
     server = Server(tmp_path, RATE_LIMIT="0")
     server.wait_until_open()
-    with Load(server.port, 16) as load:
+    with Load(server.port, 16) as load, ending(server.process.kill):
         wait_for_answers(load, 200)
         (master,) = server.children(name)
         begun = time.monotonic()
@@ -134,7 +143,7 @@ def children(pid: int) -> list[int]:
 def test_killed_worker_of_nginx_is_replaced(tmp_path: Path, tell: Callable[[str], None]) -> None:
     with running(tmp_path, RATE_LIMIT="0") as server:
         (master,) = server.children("nginx")
-        with Load(server.port, 16) as load:
+        with Load(server.port, 16) as load, ending(server.process.terminate):
             wait_for_answers(load, 200)
             (worker,) = children(master)
             killed = time.monotonic()
@@ -144,7 +153,6 @@ def test_killed_worker_of_nginx_is_replaced(tmp_path: Path, tell: Callable[[str]
             within_a_second = len(lost(load))
             wait_for_answers(load, 200)
             failed = lost(load)
-            server.process.terminate()
 
         tell(
             f"kill -9 of nginx's worker, 16 connections: {load.statuses.total()} answered, {len(failed)} lost with it, "
@@ -183,6 +191,7 @@ def test_hung_workers_are_replaced_and_others_go_on(tmp_path: Path, tell: Callab
         running(tmp_path, MODEL=str(model), WEB_CONCURRENCY="3", RATE_LIMIT="0") as server,
         Load(server.port, 8) as load,
         concurrent.futures.ThreadPoolExecutor(1) as pool,
+        ending(server.process.terminate),
     ):
         wait_for_answers(load, 200)
         before = workers(server, 3)
@@ -199,7 +208,6 @@ def test_hung_workers_are_replaced_and_others_go_on(tmp_path: Path, tell: Callab
         wait_until(lambda: time.monotonic() > hung + took + 1)
         rate_after = load.statuses[200] - answered
         failed = lost(load)
-        server.process.terminate()
 
     tell(
         f"2 of 3 workers hang, 8 connections: {load.statuses[200]} answered, {load.statuses[503] + 1} got 503 within "
@@ -247,26 +255,24 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("make", BROKEN.values(), ids=BROKEN)
-def test_start_with_a_broken_model_ends_in_one_line(
-    make: Callable[[bytes], bytes] | None, tmp_path: Path, tell: Callable[[str], None]
-) -> None:
-    model = tmp_path / "model.sav"
-    if make:
-        model.write_bytes(make((ROOT / "model.sav").read_bytes()))
+def test_start_with_a_broken_model_ends_and_says_so(tmp_path: Path, tell: Callable[[str], None]) -> None:
+    good = (ROOT / "model.sav").read_bytes()
+    servers = {}
+    for kind, make in BROKEN.items():
+        (folder := tmp_path / kind).mkdir()
+        if make:
+            (folder / "model.sav").write_bytes(make(good))
+        servers[kind] = Server(folder, MODEL=str(folder / "model.sav"))
+    for kind, server in servers.items():
+        ended = server.process_ended_within(30)
+        server.process.kill()
+        said = server.stderr.read_text()
 
-    begun = time.monotonic()
-    server = Server(tmp_path, MODEL=str(model))
-    if not server.process_ended_within(30):
-        server.process.terminate()
-        raise AssertionError("it serves")
-    status = server.process.returncode
-
-    tell(f"ended with {status} after {time.monotonic() - begun:.1f} s: {server.stderr.read_text().splitlines()}")
-    assert status == 1
-    assert str(model) in server.stderr.read_text()
-    assert "Traceback" not in server.stderr.read_text()
-    assert server.stdout.read_text() == ""  # nginx was never there
+        assert (ended, server.process.wait()) == (True, 1), kind
+        assert str(tmp_path / kind / "model.sav") in said
+        assert "Traceback" not in said
+        assert server.stdout.read_text() == ""  # nginx was never there
+        tell(f"{kind} model.sav: 1, {said.splitlines()[1].partition('model.sav: ')[2]}")
 
 
 # --- /tmp and memory, in the image -----------------------------------------------------------------------------------
@@ -276,17 +282,20 @@ def in_the_image(started: Container, command: str) -> subprocess.CompletedProces
     return docker("exec", started.name, "sh", "-c", command, check=False)
 
 
-def test_full_tmp_changes_no_answer(tell: Callable[[str], None]) -> None:
+def test_full_tmp_changes_no_answer_and_no_stop(tell: Callable[[str], None]) -> None:
     with container(8080, "--read-only", "--tmpfs=/tmp:size=4m", "--memory=512m", "--env=RATE_LIMIT=0") as started:
         assert started.first_answer() == 200
         filled = in_the_image(started, "cat /dev/zero >/tmp/full; df /tmp | tail -n 1")
-        with Load(started.port, 8) as small, Load(started.port, 4, body=LONG) as long:
-            wait_for_answers(small, 500)
-            wait_for_answers(long, 50)
+        with (
+            Load(started.port, 8) as small,
+            Load(started.port, 4, body=LONG) as long,
+            ending(lambda: docker("stop", "--time=10", started.name)),
+        ):
+            wait_for_answers(small, 100)
+            wait_for_answers(long, 20)
             health = started.request("GET", "/api/health").status
             page = started.request("GET", "/cadastro.html").status
             failed = lost(small) + lost(long)
-            docker("stop", "--time=10", started.name)  # which makes a file
         status = started.exit_code(5)
 
     tell(
@@ -300,7 +309,9 @@ def test_full_tmp_changes_no_answer(tell: Callable[[str], None]) -> None:
 
 
 @pytest.mark.parametrize("megabytes", [512, 256])
-def test_memory_at_its_limit(megabytes: int, tell: Callable[[str], None]) -> None:
+def test_memory_at_its_limit(megabytes: int, minutes: float, tell: Callable[[str], None]) -> None:
+    if megabytes == 512 and not minutes:
+        pytest.skip("the long form: make soak")
     # First the most that clients can make of it; then another process takes all that there is, until the kernel kills.
     hog = "python3 -c 'import itertools; kept = [b\"x\" * 2**20 for _ in itertools.count()]'"
     with (
@@ -309,13 +320,17 @@ def test_memory_at_its_limit(megabytes: int, tell: Callable[[str], None]) -> Non
     ):
         assert started.first_answer() == 200
         alone = peak(started)
-        with Load(started.port, 8) as small, Load(started.port, 8, body=LONG) as long:
+        with (
+            Load(started.port, 8) as small,
+            Load(started.port, 8, body=LONG) as long,
+            ending(lambda: docker("stop", "--time=10", started.name)),
+        ):
             for number in range(500):
                 slow = stack.enter_context(socket.create_connection(("127.0.0.1", started.port), timeout=10))
                 with contextlib.suppress(ConnectionError):  # refused as it sends
                     head = POST + b"X-Forwarded-For: 203.0.113.%d\r\nContent-Length: 262144\r\n\r\n" % (number % 50)
                     slow.sendall(head + b" " * 262_000)
-            wait_for_answers(small, 1000)
+            wait_for_answers(small, 200)
             under_load, killed = peak(started), kills(started)
             refused = small.statuses.total() - small.statuses[200]
             failed = lost(small) + lost(long)
@@ -323,7 +338,6 @@ def test_memory_at_its_limit(megabytes: int, tell: Callable[[str], None]) -> Non
             recovery = wait_until(lambda: started.predict("boneca").status == 200)
             after = len(lost(small) + lost(long)) - len(failed)
             still_running = started.running()
-            docker("stop", "--time=10", started.name)
 
     tell(
         f"{megabytes} MB: peak {alone:.0f} MB at start, {under_load:.0f} under 16 connections and 500 endless bodies; "
@@ -340,7 +354,7 @@ def test_memory_at_its_limit(megabytes: int, tell: Callable[[str], None]) -> Non
     assert recovery < 2
 
 
-# --- growth of memory ----------------------------------------------------------------------------------------------------------
+# --- growth of memory ------------------------------------------------------------------------------------------------
 
 
 def test_long_bodies_that_never_end_take_little_memory_and_no_place_of_others(
@@ -390,7 +404,7 @@ def words(generator: random.Random, count: int) -> str:
 
 
 def test_memory_does_not_grow_under_load(minutes: float, tmp_path: Path, tell: Callable[[str], None]) -> None:
-    seconds = 60 * minutes or 12
+    seconds = 60 * minutes or 8
     ended = threading.Event()
 
     def ask(seed: int) -> None:
@@ -407,7 +421,7 @@ def test_memory_does_not_grow_under_load(minutes: float, tmp_path: Path, tell: C
 
     with running(tmp_path, RATE_LIMIT="0") as server:
         generator = random.Random(0)
-        for _ in range(80):  # the words that a worker remembers are as many as it will ever be
+        for _ in range(40):  # the words that a worker remembers are as many as it will ever be
             assert server.predict(words(generator, 2000)).status == 200
         pids = family()
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
