@@ -142,9 +142,9 @@ def children(pid: int) -> list[int]:
 
 def test_killed_worker_of_nginx_is_replaced(tmp_path: Path, tell: Callable[[str], None]) -> None:
     with running(tmp_path, RATE_LIMIT="0") as server:
-        (master,) = server.children("nginx")
         with Load(server.port, 16) as load, ending(server.process.terminate):
             wait_for_answers(load, 200)
+            (master,) = server.children("nginx")
             (worker,) = children(master)
             killed = time.monotonic()
             os.kill(worker, signal.SIGKILL)
@@ -216,9 +216,8 @@ def test_hung_workers_are_replaced_and_others_go_on(tmp_path: Path, tell: Callab
     )
     assert_problem(refused.status, refused.headers, refused.json(), 503)
     assert refused_after < 3
-    assert load.statuses[503] <= 1  # what the stopped one held
+    assert load.statuses[503] + len(failed) <= 1  # what the stopped one held
     assert set(load.statuses) <= {200, 503}
-    assert failed == []
     assert "segredo" not in server.stderr.read_text() + server.stdout.read_text()
 
 
@@ -428,10 +427,12 @@ def test_memory_does_not_grow_under_load(minutes: float, tmp_path: Path, tell: C
             asking = [pool.submit(ask, seed) for seed in range(1, 5)]
             held: list[tuple[float, float]] = []
             begun = time.monotonic()
-            while time.monotonic() - begun < seconds and not any(each.done() for each in asking):
-                held.append((time.monotonic() - begun, pss(*pids)))
-                ended.wait(seconds / 60)
-            ended.set()
+            try:
+                while time.monotonic() - begun < seconds and not any(each.done() for each in asking):
+                    held.append((time.monotonic() - begun, pss(*pids)))
+                    ended.wait(seconds / 60)
+            finally:
+                ended.set()
             for each in asking:
                 each.result()
         assert family() == pids
