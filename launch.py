@@ -22,7 +22,7 @@ SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO = 0x7FFF0000, 0x00050000
 SO_BINDTOIFINDEX = 62
 RT_SIGACTION = {"x86_64": (0xC000003E, 13), "aarch64": (0xC00000B7, 134)}  # AUDIT_ARCH_… and the call's number
 LOAD_WORD, IF_EQUAL, RETURN = 0x20, 0x15, 0x06
-QUEUE = 511  # nginx's own, or it would call listen() again
+QUEUE = 4096  # as `default` has it, or nginx would call listen() again
 
 prctl = ctypes.CDLL(None).prctl
 

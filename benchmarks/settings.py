@@ -19,7 +19,7 @@ from benchmarks.stacks import BY_NAME, CORES, OURS, ROOT, Stack, StackError, fre
 from benchmarks.texts import with_answers
 
 Edit = tuple[str, str, str]  # a file, a pattern that must match in it, and what takes its place
-SYNC = 'worker_class = "sync"'
+SYNC = "worker_class = Worker"
 BACK = free_port()
 VARIANTS: dict[str, list[Edit]] = {
     "as shipped": [],
@@ -31,11 +31,11 @@ VARIANTS: dict[str, list[Edit]] = {
     "no preload": [("gunicorn.conf.py", "preload_app = True", "preload_app = False")],
     "no gc.freeze": [("gunicorn.conf.py", r"gc\.freeze\(\)", "pass")],
     "TCP in place of the unix socket": [
-        ("entrypoint.sh", r"unix:\$run/app\.sock", f"127.0.0.1:{BACK}"),
+        ("launch.py", r"unix:\{run\}/app\.sock", f"127.0.0.1:{BACK}"),
         ("default", r"unix:\$RUN/app\.sock", f"127.0.0.1:{BACK}"),
     ],
     "2 nginx workers": [("nginx.conf", "worker_processes 1", "worker_processes 2")],
-    "nginx buffers no answer": [("default", "proxy_next_upstream off;", r"\g<0> proxy_buffering off;")],
+    "nginx buffers no answer": [("default", "proxy_max_temp_file_size 0;", r"\g<0> proxy_buffering off;")],
     "nginx buffers its log": [("default", r"access_log /dev/stdout json", r"\g<0> buffer=32k flush=1s")],
     "no log": [("default", "access_log /dev/stdout json", "access_log off")],
 }
