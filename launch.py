@@ -185,9 +185,8 @@ class Supervisor:
             listener.set_inheritable(True)
         # How nginx hands its listeners to its own next version: src/core/nginx.c, ngx_add_inherited_sockets.
         os.environ["NGINX"] = "".join(f"{listener.fileno()};" for listener in listeners)
-        as_root = (
-            ["-g", "user root;"] if os.getuid() == 0 else []
-        )  # else its worker is nobody, who may not read a checkout
+        # Else root's worker is nobody, who may not read a checkout.
+        as_root = ["-g", "user root;"] if os.getuid() == 0 else []
         nginx = self.start("nginx", "-e", "/dev/null", "-c", f"{run}/nginx.conf", *as_root)
         say(f"http://localhost:{port}/cadastro.html")
         while (status := self.watch(3600)) is None:
