@@ -160,6 +160,11 @@ def wait_for_established(port: int, count: int, unread: bool = False) -> None:
     raise AssertionError(shown.stdout)
 
 
+def connect_again_and_again(port: int) -> None:
+    while True:
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+
+
 def test_new_connections_are_refused_while_those_in_the_queue_are_not_reset(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         server.predict("boneca")
@@ -171,8 +176,7 @@ def test_new_connections_are_refused_while_those_in_the_queue_are_not_reset(tmp_
             wait_for_established(server.port, 16, unread=True)
             server.process.send_signal(signal.SIGTERM)
             with pytest.raises(ConnectionRefusedError):  # nobody new is let in, while those in the queue stay
-                while True:
-                    socket.create_connection(("127.0.0.1", server.port), timeout=10).close()
+                connect_again_and_again(server.port)
             os.kill(worker, signal.SIGCONT)
 
             assert [each.result().status for each in waiting] == [200] * 16
