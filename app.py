@@ -75,8 +75,8 @@ class HotPath:
     Flask's routing, request and response take longer than the prediction.
     """
 
-    def __init__(self, rest: WSGIApplication, classifier: Classifier) -> None:
-        self._rest, self._classifier = rest, classifier
+    def __init__(self, rest: WSGIApplication, classifier: Classifier, cors: bool) -> None:
+        self._rest, self._classifier, self._cors = rest, classifier, cors
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if (
@@ -86,6 +86,7 @@ class HotPath:
             and environ.get("CONTENT_TYPE") == JSON
             and (length := environ.get("CONTENT_LENGTH", "")).isdecimal()
             and int(length) <= MAX_BODY
+            and not (self._cors and "HTTP_ORIGIN" in environ)
         ):
             body = environ["wsgi.input"].read(int(length))
             try:
@@ -99,14 +100,15 @@ class HotPath:
         return self._rest(environ, start_response)
 
 
-def create_app(model: str | os.PathLike[str], hot: bool = True) -> Flask:
+def create_app(model: str | os.PathLike[str], hot: bool = True, cors_origins: str = "") -> Flask:
     """Return the application that serves the model file, with the hot path or by Flask alone.
 
+    cors_origins are the origins, with commas between, whose pages may read the answers; "" is no CORS at all.
     Raises ModelError where the file cannot be served.
     """
     classifier = Classifier(model)
     app = App(__name__, static_folder=None)
-    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, PROVIDE_AUTOMATIC_OPTIONS=False)
+    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, PROVIDE_AUTOMATIC_OPTIONS=bool(cors_origins))
     app.url_map.merge_slashes = False  # no redirect, which would be HTML
 
     @app.before_request
@@ -153,8 +155,21 @@ def create_app(model: str | os.PathLike[str], hot: bool = True) -> Flask:
         response.headers.extend(own_headers(this_request_id()))
         return response
 
+    if cors_origins:
+        from flask_cors import CORS  # here, so that who has no use for it pays nothing for it
+
+        CORS(
+            app,
+            origins=cors_origins.split(","),
+            methods=["GET", "POST"],
+            allow_headers=["Content-Type", "X-Request-ID"],
+            expose_headers=["Allow", "Retry-After", "X-Request-ID"],  # `default` says the same
+            max_age=7200,  # seconds that a preflight is good for; Chromium takes no more
+            always_send=False,
+            vary_header=False,  # no answer is stored
+        )
     if hot:
-        app.wsgi_app = HotPath(app.wsgi_app, classifier)  # type: ignore[method-assign]
+        app.wsgi_app = HotPath(app.wsgi_app, classifier, bool(cors_origins))  # type: ignore[method-assign]
     return app
 
 
@@ -249,4 +264,4 @@ def own_headers(given_id: str) -> list[tuple[str, str]]:
     return [("X-Request-ID", sane_id(given_id)), ("Cache-Control", "no-store")]
 
 
-app = create_app(os.environ.get("MODEL", "model.sav"))
+app = create_app(os.environ.get("MODEL", "model.sav"), cors_origins=os.environ.get("CORS_ORIGINS", ""))

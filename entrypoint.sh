@@ -13,6 +13,11 @@ port=${PORT-8080}
 rate_limit=${RATE_LIMIT-50}
 [[ $rate_limit =~ ^(0|[1-9][0-9]{0,5})$ ]] || refuse "RATE_LIMIT must be a number from 0 to 999999, not '$rate_limit'"
 [[ ${WEB_CONCURRENCY-1} =~ ^[1-9][0-9]{0,2}$ ]] || refuse "WEB_CONCURRENCY must be a number from 1 to 999, not '$WEB_CONCURRENCY'"
+cors=${CORS_ORIGINS-}
+origin='https?://[a-z0-9.-]{1,255}(:[0-9]{1,5})?'
+[[ -z $cors || $cors =~ ^$origin(,$origin)*$ ]] || refuse "CORS_ORIGINS must be origins with commas between, such as https://shop.example, not '$cors'"
+page_api=$(sed -n 's/.*<meta name="api" content="\([^"]*\)".*/\1/p' webclient/cadastro.html)
+[[ -z $page_api || $page_api =~ ^$origin$ ]] || refuse "the page's meta \"api\" must be an origin, not '$page_api'"
 problem=$(python -c 'import socket, sys
 try: socket.create_server(("", int(sys.argv[1]))).close()
 except OSError as error: print(error.strerror)' "$port")
@@ -21,7 +26,8 @@ except OSError as error: print(error.strerror)' "$port")
 # A folder of its own each time: nothing is edited in place, and a restart meets nothing stale.
 run=$(mktemp -d /tmp/cadastro-produto.XXXXXXXX)
 ln -s "$PWD/webclient" "$run/webclient"
-edit=(-e "s|\$PORT|$port|g" -e "s|\$RATE_LIMIT|$rate_limit|g" -e "s|\$RUN|$run|g")
+edit=(-e "s|\$PORT|$port|g" -e "s|\$RATE_LIMIT|$rate_limit|g" -e "s|\$RUN|$run|g"
+  -e "s|\$CORS_ORIGINS|$(sed -E 's/[^,]+/& &;/g; s/,/ /g' <<<"$cors")|" -e "s| \?\$PAGE_API|${page_api:+ $page_api}|")
 [[ -e /proc/net/if_inet6 ]] || edit+=(-e '/listen \[::\]/d') # a kernel without IPv6 refuses the address
 [[ $rate_limit != 0 ]] || edit+=(-e '/limit_req/d')
 for file in nginx.conf default; do sed "${edit[@]}" "$file" >"$run/$file"; done
