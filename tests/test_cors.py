@@ -167,8 +167,10 @@ def ask(page: Page, text: str) -> None:
 def test_page_on_a_static_host_asks_its_api_and_shows_its_errors(page: Page, tmp_path: Path) -> None:
     port = free_port()
     write_page(tmp_path / "page", f"http://127.0.0.1:{port}")
-    environment = {"PORT": str(port), "RATE_LIMIT": "1", "WEB_CONCURRENCY": "1"}
-    with static_host(tmp_path / "page") as origin, running(tmp_path, CORS_ORIGINS=origin, **environment) as server:
+    with (
+        static_host(tmp_path / "page") as origin,
+        running(tmp_path, PORT=str(port), CORS_ORIGINS=origin, RATE_LIMIT="1", WEB_CONCURRENCY="1") as server,
+    ):
         page.goto(f"{origin}/cadastro.html")
 
         ask(page, "boneca de pano para crianças")
