@@ -83,15 +83,19 @@ class Server:
             self.process.wait(seconds)
         return self.process.poll() is not None
 
+    def family(self) -> dict[int, tuple[int, str]]:
+        """Return the pids of all its processes, parents first, each with its parent's and its command's name."""
+        listed = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True)
+        processes = {int(pid): (int(parent), name) for pid, parent, name in map(str.split, listed.stdout.splitlines())}
+        found = {self.process.pid: processes[self.process.pid]}
+        while more := {pid: of for pid, of in processes.items() if of[0] in found and pid not in found}:
+            found |= more
+        return found
+
     def children(self, name: str) -> list[int]:
         """Return the pids of the master processes of that name."""
-        listed = subprocess.run(
-            ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(self.process.pid)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return [int(line.split()[0]) for line in listed.stdout.splitlines() if name in line]
+        family = self.family()
+        return [pid for pid, (parent, mine) in family.items() if mine == name and family[parent][1] != name]
 
     def request(self, method: str, path: str, body: bytes | str | None = None, **headers: str) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
@@ -113,6 +117,21 @@ class Server:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def leftovers(server: Server) -> list[str]:
+    """Return what still runs of a server that has ended, its killed workers given a moment to be gone: its processes
+    have its port in their environment.
+    """
+    deadline = time.monotonic() + 10
+    while True:
+        found = []
+        for process in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if process.name.isdecimal() and f"PORT={server.port}\0" in (process / "environ").read_text():
+                    found.append((process / "cmdline").read_text())
+        if not found or time.monotonic() > deadline:
+            return found
 
 
 @contextlib.contextmanager
@@ -148,7 +167,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--texts", type=int, default=20_000, help="texts on which compiled models are compared (make soak)"
     )
+    parser.addoption("--stops", type=int, default=1, help="stops under each load, for each signal (make soak)")
     parser.addoption("--requests", type=int, default=4_000, help="requests that are generated (make soak)")
+
+
+@pytest.fixture(scope="session")
+def stops(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("stops"))
 
 
 @pytest.fixture(scope="session")
