@@ -138,17 +138,11 @@ def create_app(model: str | os.PathLike[str], hot: bool = True, cors_origins: st
     def problem(error: HTTPException) -> Response:
         """Answer any error as problem+json (RFC 9457); headers such as Allow stay."""
         status = error.code or 500
-        body: dict[str, Any] = {
-            "type": "about:blank",
-            "title": error.name,
-            "status": status,
-            "detail": DETAILS.get(status, error.description),
-            "request_id": this_request_id(),
-        }
-        if isinstance(error, InvalidField):
-            body["campo"] = error.field
+        detail = DETAILS.get(status, error.description)
+        campo = {"campo": error.field} if isinstance(error, InvalidField) else {}
+        body = problem_body(status, error.name, detail, this_request_id(), **campo)
         headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
-        return Response(encode(body), status, headers, content_type="application/problem+json")
+        return Response(body, status, headers, content_type="application/problem+json")
 
     @app.after_request
     def finish(response: Response) -> Response:
@@ -188,6 +182,11 @@ def log_headers(categoria: str, incerto: bool | None) -> list[tuple[str, str]]:
     """
     shown = re.sub(r"[\x00-\x1f\x7f]", "?", str(categoria)[:200]).encode(errors="replace").decode("latin-1")
     return [("X-Log-Categoria", shown), ("X-Log-Incerto", "null" if incerto is None else str(incerto).lower())]
+
+
+def problem_body(status: int, title: str, detail: str | None, request_id: str, **more: str) -> bytes:
+    problem = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
+    return encode(problem | more)
 
 
 def encode(body: Any) -> bytes:
