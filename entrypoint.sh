@@ -22,8 +22,8 @@ origin='https?://[a-z0-9.-]{1,255}(:[0-9]{1,5})?'
 [[ -z $cors || $cors =~ ^$origin(,$origin)*$ ]] || refuse "CORS_ORIGINS must be origins with commas between, such as https://shop.example, not '$cors'"
 page_api=$(sed -n 's/.*<meta name="api" content="\([^"]*\)".*/\1/p' webclient/cadastro.html)
 [[ -z $page_api || $page_api =~ ^$origin$ ]] || refuse "the page's meta \"api\" must be an origin, not '$page_api'"
-api=${API-api:8080}
-[[ $api =~ ^([A-Za-z0-9.-]+|\[[0-9a-f:]+\]):[0-9]{1,5}$ ]] || refuse "API must be a host and a port, such as api:8080, not '$api'"
+export API=${API-api:8080}
+[[ $API =~ ^([A-Za-z0-9.-]+|\[[0-9a-f:]+\]):[0-9]{1,5}$ ]] || refuse "API must be a host and a port, such as api:8080, not '$API'"
 
 # A folder of its own each time: nothing is edited in place, and a restart meets nothing stale.
 run=$(mktemp -d /tmp/cadastro-produto.XXXXXXXX)
@@ -33,9 +33,10 @@ edit=(-e "s|\$PORT|$port|g" -e "s|\$RATE_LIMIT|$rate_limit|g" -e "s|\$RUN|$run|g
 [[ -e /proc/net/if_inet6 ]] || edit+=(-e '/listen \[::\]/d') # a kernel without IPv6 refuses the address
 if [[ $role == web ]]; then
   # The upstream is another container, by a name that is looked up anew every 2 s; its gunicorn takes the whole path. A
-  # try may take half as long as where there is but one, so that two fit.
-  servers=$(awk '$1 == "nameserver" { print $2 ~ /:/ ? "[" $2 "]" : $2 }' /etc/resolv.conf)
-  edit+=(-e "s/set \$\(app\|health\) .*;/set \$\1 $api;/" -e '/ rewrite /d' -e "s/\$RESOLVER/${servers//$'\n'/ }/"
+  # try may take half as long as where there is but one, so that two fit. nginx asks nameservers in turn, of which only
+  # the first may know the containers' names.
+  nameserver=$(awk '$1 == "nameserver" { print $2 ~ /:/ ? "[" $2 "]" : $2; exit }' /etc/resolv.conf)
+  edit+=(-e "s/set \$\(app\|health\) .*;/set \$\1 $API;/" -e '/ rewrite /d' -e "s/\$RESOLVER/${nameserver:-127.0.0.1}/"
     -e 's/proxy_connect_timeout 2s/proxy_connect_timeout 500ms/' -e 's/proxy_read_timeout 2s/proxy_read_timeout 1s/')
 else
   edit+=(-e '/ resolver/d')

@@ -107,6 +107,20 @@ def under_way(port: int) -> bool:
     return any(line[1].endswith(f":{port:04X}") and line[3] in OPEN for line in lines)
 
 
+def healthy(api: str) -> bool:
+    """Return whether the API at this host and port can predict."""
+    import http.client  # here, so that only who needs it waits for it
+
+    connection = http.client.HTTPConnection(api, timeout=1)
+    try:
+        connection.request("GET", "/api/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 def say(text: str) -> None:
     print(f"cadastro-produto: {text}", file=sys.stderr, flush=True)
 
@@ -202,6 +216,11 @@ class Supervisor:
         if role == "api":
             say(f"http://localhost:{port}/api/")
             return self.serve_api(port, listeners)
+        if role == "web":
+            deadline = time.monotonic() + 60  # then the page at least
+            while not healthy(os.environ["API"]) and time.monotonic() < deadline:
+                if (status := self.watch(0.2)) is not None:
+                    return status
 
         for listener in listeners:
             listener.listen(QUEUE)

@@ -61,13 +61,13 @@ class Answer:
 class Server:
     """entrypoint.sh as a process of this machine, serving on a free port."""
 
-    def __init__(self, log: Path, root: Path = ROOT, stdout: int | None = None, **environment: str) -> None:
+    def __init__(self, log: Path, root: Path = ROOT, stdout: int | None = None, *roles: str, **environment: str) -> None:
         self.port = int(environment.setdefault("PORT", str(free_port())))
         self.url = f"http://127.0.0.1:{self.port}"
         self.stdout, self.stderr = log / "stdout", log / "stderr"
         with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
             self.process = subprocess.Popen(
-                [root / "entrypoint.sh"], env={**os.environ, **environment}, stdout=stdout or out.fileno(), stderr=err
+                [root / "entrypoint.sh", *roles], env={**os.environ, **environment}, stdout=stdout or out.fileno(), stderr=err
             )
 
     def wait_until_open(self, seconds: float = 60) -> None:
@@ -135,9 +135,9 @@ def leftovers(server: Server) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(log: Path, root: Path = ROOT, **environment: str) -> Iterator[Server]:
-    """Start a server, wait for its port, and end it, whatever happens."""
-    server = Server(log, root, None, **environment)
+def running(log: Path, root: Path = ROOT, *roles: str, **environment: str) -> Iterator[Server]:
+    """Start a server, or one of the roles alone, wait for its port, and end it, whatever happens."""
+    server = Server(log, root, None, *roles, **environment)
     try:
         server.wait_until_open()
         yield server
