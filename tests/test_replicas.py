@@ -90,7 +90,7 @@ def test_compose_runs_it_in_one(tmp_path_factory: pytest.TempPathFactory) -> Non
     started = Container.__new__(Container)
     started.host, started.port = "127.0.0.1", port
     try:
-        run("up", "--build", "--detach", "--scale", "api=2")
+        run("up", "--build", "--detach")
         deadline = time.monotonic() + 60
         answer: Answer | None = None
         while answer is None and time.monotonic() < deadline:
@@ -99,4 +99,4 @@ def test_compose_runs_it_in_one(tmp_path_factory: pytest.TempPathFactory) -> Non
         assert answer is not None
         assert (answer.status, answer.json()) == (200, {"categoria": "brinquedo"})
     finally:
-        run("down")
+        run("down", "--rmi", "local")
