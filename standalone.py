@@ -1,4 +1,4 @@
-"""What nginx does for the app where there is none: gunicorn's errors as problems, patience with clients, and the log."""
+"""What nginx does for the app where there is none: errors of HTTP as problems, patience with clients, and the log."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ADDRESS = re.compile(r"/api/(predizer_categoria|modelo|health)")
 
 
 class Worker(SyncWorker):  # type: ignore[misc] # gunicorn has no type hints
-    """gunicorn's own, but for what it says to a client, HTML, and for its patience with one, which ends in its death."""
+    """gunicorn's own, but for its errors, which are HTML, and its patience with a client, which ends in its own death."""
 
     def handle(self, listener: Any, client: socket.socket, address: Any) -> None:
         from app import MAX_BODY  # gunicorn has loaded it by now, as preload_app says
@@ -100,9 +100,7 @@ class Log(Logger):  # type: ignore[misc]
         log(dict(response.headers), client, request.method, path, status, response.sent, duration.total_seconds())
 
 
-def log(
-    headers: dict[str, str], client: str, method: str, path: str, status: int, sent: int, seconds: float
-) -> None:
+def log(headers: dict[str, str], client: str, method: str, path: str, status: int, sent: int, seconds: float) -> None:
     """Write a line with the fields of nginx's, the headers being the answer's: see log_format in `default`."""
     line = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -61,13 +61,18 @@ class Answer:
 class Server:
     """entrypoint.sh as a process of this machine, serving on a free port."""
 
-    def __init__(self, log: Path, root: Path = ROOT, stdout: int | None = None, *roles: str, **environment: str) -> None:
+    def __init__(
+        self, log: Path, root: Path = ROOT, stdout: int | None = None, *roles: str, **environment: str
+    ) -> None:
         self.port = int(environment.setdefault("PORT", str(free_port())))
         self.url = f"http://127.0.0.1:{self.port}"
         self.stdout, self.stderr = log / "stdout", log / "stderr"
         with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
             self.process = subprocess.Popen(
-                [root / "entrypoint.sh", *roles], env={**os.environ, **environment}, stdout=stdout or out.fileno(), stderr=err
+                [root / "entrypoint.sh", *roles],
+                env={**os.environ, **environment},
+                stdout=stdout or out.fileno(),
+                stderr=err,
             )
 
     def wait_until_open(self, seconds: float = 60) -> None:

@@ -55,6 +55,13 @@ class Container:
         if network:
             self.host = self.inspect("{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}}{{end}}")
 
+    @classmethod
+    def at(cls, name: str, port: int) -> Container:
+        """Return one that others have started and published."""
+        started = cls.__new__(cls)
+        started.name, started.host, started.port = name, "127.0.0.1", port
+        return started
+
     def request(self, method: str, path: str, body: str | None = None, **headers: str) -> Answer:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
         with contextlib.closing(connection):

@@ -51,11 +51,12 @@ def pod(folder: Path) -> Iterator[Container]:
     spec = manifest["spec"]["template"]["spec"]
     spec["containers"][0]["image"] = image()
     spec["containers"][0]["ports"][0] |= {"hostPort": port, "hostIP": "127.0.0.1"}
-    spec["volumes"][0]["name"] = spec["containers"][0]["volumeMounts"][0]["name"] = name  # podman shares a name's volume
+    spec["volumes"][0]["name"] = spec["containers"][0]["volumeMounts"][0]["name"] = (
+        name  # podman shares a name's volume
+    )
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(manifest))
-    started = Container.__new__(Container)
-    started.name, started.host, started.port = f"{name}-pod-0-cadastro-produto", "127.0.0.1", port
+    started = Container.at(f"{name}-pod-0-cadastro-produto", port)
     try:
         subprocess.run(["podman", "play", "kube", file], check=True, capture_output=True)
         assert started.first_answer() == 200
@@ -89,7 +90,8 @@ http {{
     upstream pods {{ {servers} keepalive 16; }}
     server {{
         listen 127.0.0.1:{port};
-        location / {{ proxy_pass http://pods; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_next_upstream off; }}
+        proxy_http_version 1.1; proxy_set_header Connection ""; proxy_next_upstream off;
+        location / {{ proxy_pass http://pods; }}
     }}
 }}
 """
@@ -126,7 +128,7 @@ def test_rolling_update_under_load_loses_nothing(tmp_path: Path) -> None:
             with Load(front.port, 8) as fresh, Load(front.port, 8, keep_alive=True) as kept:
                 wait_for_more(fresh)
                 serving = list(old)
-                for each in old:  # maxSurge 1, maxUnavailable 0: one more, then one less, of which the Service hears first
+                for each in old:  # maxSurge 1, maxUnavailable 0; the Service hears of each first
                     serving.append(news.enter_context(pod(tmp_path)))
                     front.use(*serving)
                     serving.remove(each)

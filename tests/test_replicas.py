@@ -1,4 +1,4 @@
-"""Replicas of the API's image behind the image of nginx, in a network with names, as the README and compose.yaml say."""
+"""Replicas of the API's image behind the image of nginx, in a network with names, as the README says."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_replicas_share_the_load_and_one_that_goes_costs_no_request(network: str
                 ready = wait_for(lambda: "http://" in fourth.logs()[1], 60)
                 found = wait_for(lambda: len(lines(fourth)) > 0, 5)
                 docker("stop", second.name)
-                docker("network", "disconnect", network, third.name)  # its address answers no more, not even by refusing
+                docker("network", "disconnect", network, third.name)  # it answers no more, nor refuses
                 before = len(lines(fourth))
                 wait_for(lambda: len(lines(fourth)) > before + 200, 20)
                 lost = [*load.reset, *load.closed, *load.cut]
@@ -87,8 +87,7 @@ def test_compose_runs_it_in_one(tmp_path_factory: pytest.TempPathFactory) -> Non
         )
         assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
 
-    started = Container.__new__(Container)
-    started.host, started.port = "127.0.0.1", port
+    started = Container.at("web", port)
     try:
         run("up", "--build", "--detach")
         deadline = time.monotonic() + 60
