@@ -247,7 +247,7 @@ class Supervisor:
         return status
 
     def serve_api(self, port: int, listeners: list[socket.socket]) -> int:
-        """Wait until told to stop, or until gunicorn dies; return the exit status, all that was accepted being answered."""
+        """Wait until told to stop, or until gunicorn dies; return its status, all that was accepted being answered."""
         while (status := self.watch(3600)) is None:
             continue
         if status == 0:

@@ -43,7 +43,7 @@ ADDRESS = re.compile(r"/api/(predizer_categoria|modelo|health)")
 
 
 class Worker(SyncWorker):  # type: ignore[misc] # gunicorn has no type hints
-    """gunicorn's own, but for its errors, which are HTML, and its patience with a client, which ends in its own death."""
+    """gunicorn's own, but for its errors, in HTML, and its patience with a client, which ends in its death."""
 
     def handle(self, listener: Any, client: socket.socket, address: Any) -> None:
         from app import MAX_BODY  # gunicorn has loaded it by now, as preload_app says
