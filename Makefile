@@ -1,5 +1,5 @@
 # make run serves the product; make test passes the whole suite; both install what is missing. make model trains anew.
-.PHONY: run test soak bench bench-quick lint model nginx test-tools
+.PHONY: run test conformance soak bench bench-quick lint model nginx test-tools
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin
 DATA ?= ../shared/data
@@ -10,9 +10,14 @@ run: .venv/serving nginx
 test: .venv/dev nginx test-tools
 	pytest
 
+# IMAGE=name: one that is built already, with whatever model.sav.
+conformance: .venv/dev
+	pytest -q tests/test_conformance.py
+
 soak: .venv/dev nginx
 	pytest tests/test_scorer.py --texts 1000000
 	pytest tests/test_hostile.py -k generated --requests 100000
+	pytest tests/test_stop.py -k under_load --stops 5
 
 bench bench-quick: .venv/dev nginx
 	@./install wrk wrk

@@ -28,7 +28,7 @@ backlog = 1024
 # A worker that hangs is replaced after this many seconds; a prediction takes milliseconds.
 timeout = 10
 
-# Seconds that a stop waits for a hung worker. By then nginx has every answer (see entrypoint.sh).
+# Seconds that a stop waits for a hung worker. By then nginx has every answer (see launch.py).
 graceful_timeout = 1
 
 # gunicorn must not refuse, with its own HTML, what nginx let through: nginx bounds the line (before it escapes it anew,
@@ -79,7 +79,7 @@ workers = int(os.environ.get("WEB_CONCURRENCY") or worker_count())
 
 
 def when_ready(_server: Any) -> None:
-    """Tell entrypoint.sh that the sockets listen; what the master holds by now is left alone by the collector, so
+    """Tell launch.py that the sockets listen; what the master holds by now is left alone by the collector, so
     that its pages stay shared.
     """
     gc.collect()

@@ -20,9 +20,9 @@ from pathlib import Path
 STOP = {signal.SIGTERM, signal.SIGINT}
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_SET_NO_NEW_PRIVS = 1, 22, 2, 38
 SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO = 0x7FFF0000, 0x00050000
-SO_ATTACH_FILTER = 26
+SO_BINDTOIFINDEX = 62
 RT_SIGACTION = {"x86_64": (0xC000003E, 13), "aarch64": (0xC00000B7, 134)}  # AUDIT_ARCH_… and the call's number
-LOAD_WORD, LOAD_BYTE, AND, IF_EQUAL, RETURN = 0x20, 0x30, 0x54, 0x15, 0x06
+LOAD_WORD, IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 OPEN = {"01", "08"}  # TCP_ESTABLISHED and TCP_CLOSE_WAIT, in /proc/net/tcp
 QUEUE = 511  # nginx's own, or it would call listen() again
 
@@ -75,18 +75,14 @@ def deafen() -> bool:
 
 def drain(listeners: list[socket.socket]) -> None:
     """Refuse new connections, and wait until nginx has accepted those that are established: a listener that closes
-    resets its queue. From here on a SYN is dropped, and its client is refused when it tries again.
+    resets its queue.
+
+    From here on the kernel finds the listeners only for what arrives through a network interface that does not exist,
+    and refuses the rest; handshakes that have begun are their own (net/ipv4/inet_hashtables.c, inet_lhash2_lookup).
     """
-    no_syn = Program(  # over the TCP header
-        (LOAD_BYTE, 0, 0, 13),  # the flags
-        (AND, 0, 0, 0x12),
-        (IF_EQUAL, 0, 1, 0x02),  # SYN without ACK
-        (RETURN, 0, 0, 0),
-        (RETURN, 0, 0, 0xFFFFFFFF),
-    )
     for listener in listeners:
-        with contextlib.suppress(OSError):  # where the kernel has no such filter a few may be reset
-            listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, bytes(no_syn))
+        with contextlib.suppress(OSError):  # before Linux 5.7 this asks for a privilege; a few may be reset there
+            listener.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, 0x7FFFFFFF)
     deadline = time.monotonic() + 0.5
     time.sleep(0.1)  # for the last packet of handshakes that have begun
     while any(map(waiting, listeners)) and time.monotonic() < deadline:

@@ -32,14 +32,13 @@ if missing:
 
 @functools.cache
 def image(target: str = "") -> str:
-    """Return the image's name: $IMAGE, which is there already, or one built from this checkout, up to that target."""
+    """Return $IMAGE, which is there already, or the id of one built from this checkout, up to that target."""
     if (given := os.environ.get("IMAGE")) and not target:
         return given
-    name = f"cadastro-produto:test{target}"
     up_to = [f"--target={target}"] if target else []
-    built = docker("build", "-t", name, *up_to, str(ROOT), check=False)
+    built = docker("build", "--quiet", "-t", f"cadastro-produto:test{target}", *up_to, str(ROOT), check=False)
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
-    return name
+    return built.stdout.strip()  # and not its name, which another checkout's tests may take meanwhile
 
 
 class Container:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import json
 import time
 import uuid
@@ -39,7 +40,8 @@ class Cloud:
     def run(self, network: str | None) -> contextlib.AbstractContextManager[Container]:
         user = [f"--user={self.user}"] if self.user else []
         environment = [f"--env={each}" for each in self.environment]
-        return container(self.port, *user, f"--memory={self.memory}", *environment, *self.options, network=network)
+        limits = (f"--memory={self.memory}", "--env=RATE_LIMIT=0")  # all clients of the load are one to the rate limit
+        return container(self.port, *user, *limits, *environment, *self.options, network=network)
 
     def stop(self, started: Container) -> None:
         if not self.everyone:
@@ -59,13 +61,13 @@ CLOUDS = [
     Cloud("OpenShift", 8080, "1000660000:0", "512m", "TERM", 30, 0, (), READ_ONLY),
     Cloud("Kubernetes, IPv6 only", 8080, "52973:0", "512m", "TERM", 30, 0, (), READ_ONLY, ipv6_only=True),
 ]
-COLUMNS = "{:24} {:>6} {:12} {:4} {:>6} {:18} {:>7} {:>8} {:>4} {:>6} {:>6}  {}"
+COLUMNS = "{:23} {:>5} {:12} {:4} {:6} {:19} {:>5} {:>6} {:>8} {:>4} {:>6} {:>6}  {}"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    heads = "cloud port user root memory stop start answered lost closed ended".split()
-    rows = [COLUMNS.format(*heads, "")]
+    heads = "cloud port user root memory stop grace start answered lost closed ended verdict".split()
+    rows = [COLUMNS.format(*heads)]
     yield rows
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print("", *rows, sep="\n")
@@ -93,7 +95,8 @@ def test_conforms(cloud: Cloud, table: list[str], request: pytest.FixtureRequest
             assert started.request("GET", "/api/health").status == 200
             known = started.request("GET", "/api/modelo").json()["categorias"]
             assert started.predict("boneca de pano").json()["categoria"] in known
-            assert docker("exec", started.name, "id", "-u").stdout.strip() == (cloud.user.split(":")[0] or "10001")
+            uid = docker("exec", started.name, "id", "-u").stdout.strip()
+            assert uid == cloud.user.partition(":")[0] if cloud.user else uid != "0"
 
             with (
                 Load(started.port, 8, keep_alive=True, host=started.host) as kept,
@@ -101,10 +104,11 @@ def test_conforms(cloud: Cloud, table: list[str], request: pytest.FixtureRequest
             ):
                 while kept.statuses.total() < 100 or fresh.statuses.total() < 100:
                     assert started.running()
-                begun = time.monotonic()
+                stopped = datetime.datetime.now(datetime.UTC)
                 cloud.stop(started)
                 status = started.exit_code(cloud.grace)
-                seconds = time.monotonic() - begun
+            ended = datetime.datetime.fromisoformat(started.inspect("{{json .State.FinishedAt}}").strip('"'))
+            seconds = (ended - stopped).total_seconds()
             oom_killed = started.inspect("{{.State.OOMKilled}}")
             logged = {json.loads(line)["request_id"] for line in started.logs()[0].splitlines()}
 
@@ -115,16 +119,14 @@ def test_conforms(cloud: Cloud, table: list[str], request: pytest.FixtureRequest
             f"{len(kept.closed)}/8",
             f"{seconds:.1f} s",
         ]
-        assert set(kept.statuses) | set(fresh.statuses) <= {200, 429}  # all clients here are one to the rate limit
+        assert set(kept.statuses) | set(fresh.statuses) == {200}
         assert lost == []
         assert kept.reset + fresh.reset == []
         assert (status, oom_killed) == (0, "false")
-        assert seconds < 4 + cloud.everyone  # and what `docker exec` takes
+        assert seconds < 4
         verdict = "pass"
     finally:
-        whom = f"all, {cloud.everyone} times" if cloud.everyone else "process 1"
+        whom = {0: "process 1", 1: "all", 3: "all, thrice"}[cloud.everyone]
         root = "ro" if "--read-only" in cloud.options else "rw"
-        stop = f"{cloud.signal} to {whom}"
-        table.append(
-            COLUMNS.format(cloud.name, cloud.port, cloud.user or "image's", root, cloud.memory, stop, *outcome, verdict)
-        )
+        asked = (cloud.name, cloud.port, cloud.user or "image's", root, cloud.memory, f"{cloud.signal} to {whom}")
+        table.append(COLUMNS.format(*asked, f"{cloud.grace} s", *outcome, verdict))

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,17 @@ def test_port_that_cannot_be_is_refused(port: str) -> None:
     with container(8080, *AS_A_CLOUD, f"--env=PORT={port}") as started:
         assert started.exit_code(10) == 64
         assert [len(stream.splitlines()) for stream in started.logs()] == [0, 1]
+
+
+@pytest.mark.parametrize("signal", ["TERM", "INT"])
+def test_signal_during_the_start_ends_it(signal: str) -> None:
+    for milliseconds in (0, 50, 100, 200, 400):
+        with container(8080, *AS_A_CLOUD) as started:
+            threading.Event().wait(milliseconds / 1000)
+            docker("kill", f"--signal={signal}", started.name)
+
+            assert started.exit_code(10) == 0
+            assert started.logs()[0] == ""
 
 
 @pytest.mark.parametrize("name", ["nginx", "gunicorn"])

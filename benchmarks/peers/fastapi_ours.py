@@ -37,7 +37,7 @@ class Protocol(HttpToolsProtocol):  # type: ignore[misc] # it is Any where uvico
 METHODS = {b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE"}
 classifier = product.app.wsgi_app._classifier  # type: ignore[attr-defined] # app.py has loaded it, on being imported
 app = FastAPI(openapi_url=None, redirect_slashes=False)
-if "READY_FILE" in os.environ:  # entrypoint.sh waits for it; the socket is open already, and the app can predict
+if "READY_FILE" in os.environ:  # launch.py waits for it; the socket is open already, and the app can predict
     Path(os.environ["READY_FILE"]).touch()
 
 
