@@ -172,7 +172,7 @@ def tables(cores: dict[float, Run], connections: dict[int, Run], replicas: dict[
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {SECONDS} s of load each after 2 s to warm up"
     )
     return {
-        "when": f"Measured {when}, {os.uname().machine}, Linux {os.uname().release}, {SECONDS} s each after 2 s to warm up.",
+        "when": f"Measured {when}, {os.uname().machine}, Linux {os.uname().release}, {SECONDS} s of load each.",
         "cores": table(
             "cores allowed, requests/s, cores used, requests a core second, p50 ms, p99 ms",
             [by_core(*each) for each in cores.items()],
