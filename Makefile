@@ -1,5 +1,5 @@
 # make run serves the product; make test passes the whole suite; both install what is missing. make model trains anew.
-.PHONY: run test conformance soak bench bench-quick bench-settings lint model nginx test-tools
+.PHONY: run test conformance soak bench bench-quick bench-settings scaling lint model nginx test-tools
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin
 DATA ?= ../shared/data
@@ -23,6 +23,10 @@ soak: .venv/dev nginx
 bench bench-quick bench-settings: .venv/dev nginx
 	@./install wrk wrk
 	python -m benchmarks.$(if $(filter bench-settings,$@),settings,run) $(if $(filter bench-quick,$@),--quick)
+
+scaling: .venv/dev
+	@./install wrk wrk
+	python -m benchmarks.scaling
 
 lint: .venv/dev
 	ruff check . && ruff format --check .

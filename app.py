@@ -72,8 +72,8 @@ class HotPath:
     Flask's routing, request and response take longer than the prediction.
     """
 
-    def __init__(self, rest: WSGIApplication, classifier: Classifier) -> None:
-        self._rest, self._classifier = rest, classifier
+    def __init__(self, rest: WSGIApplication, classifier: Classifier, cors: bool) -> None:
+        self._rest, self._classifier, self._cors = rest, classifier, cors
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if (
@@ -84,6 +84,7 @@ class HotPath:
             and (length := environ.get("CONTENT_LENGTH", "")).isdecimal()
             and int(length) <= MAX_BODY
             and not waited_too_long(environ)
+            and not (self._cors and "HTTP_ORIGIN" in environ)
         ):
             body = environ["wsgi.input"].read(int(length))
             try:
@@ -97,14 +98,15 @@ class HotPath:
         return self._rest(environ, start_response)
 
 
-def create_app(model: str | os.PathLike[str], hot: bool = True) -> Flask:
+def create_app(model: str | os.PathLike[str], hot: bool = True, cors_origins: str = "") -> Flask:
     """Return the application that serves the model file, with the hot path or by Flask alone.
 
+    cors_origins are the origins, with commas between, whose pages may read the answers; "" is no CORS at all.
     Raises ModelError where the file cannot be served.
     """
     classifier = Classifier(model)
     app = App(__name__, static_folder=None)
-    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, PROVIDE_AUTOMATIC_OPTIONS=False)
+    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, PROVIDE_AUTOMATIC_OPTIONS=bool(cors_origins))
     app.url_map.merge_slashes = False  # no redirect, which would be HTML
 
     @app.before_request
@@ -136,25 +138,32 @@ def create_app(model: str | os.PathLike[str], hot: bool = True) -> Flask:
     def problem(error: HTTPException) -> Response:
         """Answer any error as problem+json (RFC 9457); headers such as Allow stay."""
         status = error.code or 500
-        body: dict[str, Any] = {
-            "type": "about:blank",
-            "title": error.name,
-            "status": status,
-            "detail": DETAILS.get(status, error.description),
-            "request_id": this_request_id(),
-        }
-        if isinstance(error, InvalidField):
-            body["campo"] = error.field
+        detail = DETAILS.get(status, error.description)
+        campo = {"campo": error.field} if isinstance(error, InvalidField) else {}
+        body = problem_body(status, error.name, detail, this_request_id(), **campo)
         headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
-        return Response(encode(body), status, headers, content_type="application/problem+json")
+        return Response(body, status, headers, content_type="application/problem+json")
 
     @app.after_request
     def finish(response: Response) -> Response:
         response.headers.extend(own_headers(this_request_id()))
         return response
 
+    if cors_origins:
+        from flask_cors import CORS  # here, so that who has no use for it pays nothing for it
+
+        CORS(
+            app,
+            origins=cors_origins.split(","),
+            methods=["GET", "POST"],
+            allow_headers=["Content-Type", "X-Request-ID"],
+            expose_headers=["Allow", "Retry-After", "X-Request-ID"],  # `default` says the same
+            max_age=7200,  # seconds that a preflight is good for; Chromium takes no more
+            always_send=False,
+            vary_header=False,  # no answer is stored
+        )
     if hot:
-        app.wsgi_app = HotPath(app.wsgi_app, classifier)  # type: ignore[method-assign]
+        app.wsgi_app = HotPath(app.wsgi_app, classifier, bool(cors_origins))  # type: ignore[method-assign]
     return app
 
 
@@ -164,7 +173,8 @@ def waited_too_long(environ: WSGIEnvironment) -> bool:
     nginx gives up after 2 s. A model so slow that the queue holds more than that would work on each request just too
     late, and answer none.
     """
-    return time.time() - float(environ.get("HTTP_X_QUEUED_AT", "inf")) > MAX_WAIT
+    queued_at = environ.get("HTTP_X_QUEUED_AT", "")  # not there where nginx is on another machine, with its own clock
+    return bool(re.fullmatch(r"[0-9]{1,11}\.[0-9]{3}", queued_at)) and time.time() - float(queued_at) > MAX_WAIT
 
 
 def predict_and_tell(classifier: Classifier, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
@@ -182,6 +192,11 @@ def log_headers(categoria: str, incerto: bool | None) -> list[tuple[str, str]]:
     """
     shown = re.sub(r"[\x00-\x1f\x7f]", "?", str(categoria)[:200]).encode(errors="replace").decode("latin-1")
     return [("X-Log-Categoria", shown), ("X-Log-Incerto", "null" if incerto is None else str(incerto).lower())]
+
+
+def problem_body(status: int, title: str, detail: str | None, request_id: str, **more: str) -> bytes:
+    problem = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
+    return encode(problem | more)
 
 
 def encode(body: Any) -> bytes:
@@ -258,4 +273,4 @@ def own_headers(given_id: str) -> list[tuple[str, str]]:
     return [("X-Request-ID", sane_id(given_id)), ("Cache-Control", "no-store")]
 
 
-app = create_app(os.environ.get("MODEL", "model.sav"))
+app = create_app(os.environ.get("MODEL", "model.sav"), cors_origins=os.environ.get("CORS_ORIGINS", ""))

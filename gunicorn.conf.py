@@ -40,7 +40,7 @@ class Worker(SyncWorker):  # type: ignore[misc] # gunicorn has no type hints
             super().handle(listener, client, addr)
 
 
-worker_class = Worker
+worker_class: type[Worker] | str = Worker
 
 # More than the connections that nginx opens at once (max_conns in `default`), or they would be refused with a 502.
 backlog = 1024
@@ -67,6 +67,16 @@ permit_unconventional_http_method = True
 
 # Its socket would need a writable home.
 control_socket_disable = True
+
+# Where there is no nginx the app has the port itself, under the same paths, with the limits and errors of nginx and its
+# log; what waits for a worker is the backlog, and /health waits in it too, so it is no longer than nginx's queue.
+if "STANDALONE" in os.environ:
+    raw_env = ["SCRIPT_NAME=/api"]
+    worker_class = "standalone.Worker"
+    logger_class = "standalone.Log"
+    backlog = 128
+    limit_request_line = 4094
+    limit_request_field_size = 4094
 
 # nginx writes the access log; what is below a warning would be noise between its lines.
 loglevel = "warning"

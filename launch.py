@@ -1,6 +1,7 @@
 """Starts gunicorn and, once it can predict, nginx; stops both on TERM or INT and loses no request; fails when one dies.
 
-launch.py PORT RUN [CAT], as entrypoint.sh calls it: the port, the folder of this run, the process that copies the log.
+launch.py ROLE PORT RUN [CAT], as entrypoint.sh calls it: "both", or one of them alone, nginx as "web" or gunicorn as
+"api"; the port, the folder of this run, the process that copies the log.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO = 0x7FFF0000, 0x00050000
 SO_BINDTOIFINDEX = 62
 RT_SIGACTION = {"x86_64": (0xC000003E, 13), "aarch64": (0xC00000B7, 134)}  # AUDIT_ARCH_… and the call's number
 LOAD_WORD, IF_EQUAL, RETURN = 0x20, 0x15, 0x06
+OPEN = {"01", "08"}  # TCP_ESTABLISHED and TCP_CLOSE_WAIT, in /proc/net/tcp
 QUEUE = 4096  # as `default` has it, or nginx would call listen() again
 
 prctl = ctypes.CDLL(None).prctl
@@ -92,6 +94,27 @@ def drain(listeners: list[socket.socket]) -> None:
 def waiting(listener: socket.socket) -> int:
     """Return how many connections are established and not accepted: tcpi_unacked of a listener's struct tcp_info."""
     return int.from_bytes(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[24:28], sys.byteorder)
+
+
+def under_way(port: int) -> bool:
+    """Return whether a connection to the port is open: of gunicorn, which closes each once it has answered."""
+    files = [Path("/proc/net/tcp"), Path("/proc/net/tcp6")]
+    lines = [line.split() for file in files if file.exists() for line in file.read_text().splitlines()]
+    return any(line[1].endswith(f":{port:04X}") and line[3] in OPEN for line in lines)
+
+
+def healthy(api: str) -> bool:
+    """Return whether the API at this host and port can predict."""
+    import http.client  # here, so that only who needs it waits for it
+
+    connection = http.client.HTTPConnection(api, timeout=1)
+    try:
+        connection.request("GET", "/api/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def say(text: str) -> None:
@@ -168,8 +191,8 @@ class Supervisor:
         while pid not in self.ended and time.monotonic() < deadline:
             self.await_signal(0.05)
 
-    def serve(self, port: int, run: Path) -> int:
-        """Run both until told to stop, or until one dies; return the exit status."""
+    def serve(self, role: str, port: int, run: Path) -> int:
+        """Run what the role names until told to stop, or until one dies; return the exit status."""
         try:
             listeners = bind(port)
         except OSError as error:
@@ -177,10 +200,25 @@ class Supervisor:
             return 64
 
         os.environ |= {"TMPDIR": str(run), "READY_FILE": f"{run}/ready"}
-        self.start("gunicorn", "--bind", f"unix:{run}/app.sock", "--bind", f"unix:{run}/health.sock")
-        while not (run / "ready").exists():
-            if (status := self.watch(0.02)) is not None:
-                return status
+        binds = [f"unix:{run}/app.sock", f"unix:{run}/health.sock"]
+        if role == "api":
+            for listener in listeners:
+                listener.set_inheritable(True)
+            binds = [f"fd://{listener.fileno()}" for listener in listeners]  # it listens when it can predict
+            os.environ["STANDALONE"] = "yes"
+        if role != "web":
+            self.start("gunicorn", *(f"--bind={each}" for each in binds))
+            while not (run / "ready").exists():
+                if (status := self.watch(0.02)) is not None:
+                    return status
+        if role == "api":
+            say(f"http://localhost:{port}/api/")
+            return self.serve_api(port, listeners)
+        if role == "web":
+            deadline = time.monotonic() + 60  # then the page at least
+            while not healthy(os.environ["API"]) and time.monotonic() < deadline:
+                if (status := self.watch(0.2)) is not None:
+                    return status
 
         for listener in listeners:
             listener.listen(QUEUE)
@@ -205,6 +243,17 @@ class Supervisor:
             self.await_end(nginx, deadline)
         return status
 
+    def serve_api(self, port: int, listeners: list[socket.socket]) -> int:
+        """Wait until told to stop, or until gunicorn dies; return its status, all that was accepted being answered."""
+        while (status := self.watch(3600)) is None:
+            continue
+        if status == 0:
+            deadline = time.monotonic() + 3.5
+            drain(listeners)
+            while under_way(port) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        return status
+
     def finish(self, log: int | None) -> None:
         """End what still runs, with its workers, which outlive a program that was killed."""
         for pid in self.programs:
@@ -218,15 +267,15 @@ class Supervisor:
             self.await_end(log, time.monotonic() + 0.4)
 
 
-def main(port: int, run: Path, log: int | None = None) -> int:
+def main(role: str, port: int, run: Path, log: int | None = None) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {*STOP, signal.SIGCHLD})
     supervisor = Supervisor()
     try:
-        return supervisor.serve(port, run)
+        return supervisor.serve(role, port, run)
     finally:
         supervisor.finish(log)
         shutil.rmtree(run, ignore_errors=True)  # a worker that is being killed may write yet
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:])))

@@ -41,10 +41,11 @@ def post(path: str, body: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def wrk(url: str, bodies: Path, first: int, seconds: int) -> Iterator[subprocess.Popen[str]]:
-    """Run wrk with 16 connections for that long, from that line of the bodies' file on; `finished` reads its result."""
-    command = ["wrk", "-t1", "-c16", f"-d{seconds}s", "--timeout=10s", "-s", str(HERE / "wrk.lua"), url, "--"]
-    with subprocess.Popen([*command, str(bodies), str(first)], stdout=subprocess.PIPE, text=True) as process:
+def wrk(url: str, bodies: Path, first: int, seconds: int, connections: int = 16) -> Iterator[subprocess.Popen[str]]:
+    """Run wrk with so many connections, so long, from that line of the bodies' file on; `finished` reads its result."""
+    options = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout=10s", "-s", str(HERE / "wrk.lua")]
+    command = ["wrk", *options, url, "--", str(bodies), str(first)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:

@@ -19,7 +19,7 @@ from benchmarks.stacks import BY_NAME, CORES, OURS, ROOT, Stack, StackError, fre
 from benchmarks.texts import with_answers
 
 Edit = tuple[str, str, str]  # a file, a pattern that must match in it, and what takes its place
-SYNC = "worker_class = Worker"
+SYNC = "(?m)^worker_class: .*"
 BACK = free_port()
 VARIANTS: dict[str, list[Edit]] = {
     "as shipped": [],

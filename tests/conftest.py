@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from playwright.sync_api import Browser, sync_playwright
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import MultinomialNB
 
@@ -60,13 +61,18 @@ class Answer:
 class Server:
     """entrypoint.sh as a process of this machine, serving on a free port."""
 
-    def __init__(self, log: Path, root: Path = ROOT, stdout: int | None = None, **environment: str) -> None:
+    def __init__(
+        self, log: Path, root: Path = ROOT, stdout: int | None = None, *roles: str, **environment: str
+    ) -> None:
         self.port = int(environment.setdefault("PORT", str(free_port())))
         self.url = f"http://127.0.0.1:{self.port}"
         self.stdout, self.stderr = log / "stdout", log / "stderr"
         with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
             self.process = subprocess.Popen(
-                [root / "entrypoint.sh"], env={**os.environ, **environment}, stdout=stdout or out.fileno(), stderr=err
+                [root / "entrypoint.sh", *roles],
+                env={**os.environ, **environment},
+                stdout=stdout or out.fileno(),
+                stderr=err,
             )
 
     def wait_until_open(self, seconds: float = 60) -> None:
@@ -134,9 +140,9 @@ def leftovers(server: Server) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(log: Path, root: Path = ROOT, **environment: str) -> Iterator[Server]:
-    """Start a server, wait for its port, and end it, whatever happens."""
-    server = Server(log, root, None, **environment)
+def running(log: Path, root: Path = ROOT, *roles: str, **environment: str) -> Iterator[Server]:
+    """Start a server, or one of the roles alone, wait for its port, and end it, whatever happens."""
+    server = Server(log, root, None, *roles, **environment)
     try:
         server.wait_until_open()
         yield server
@@ -152,6 +158,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The shipped model behind the real nginx and gunicorn, without the rate limit."""
     with running(tmp_path_factory.mktemp("server"), RATE_LIMIT="0") as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -31,11 +31,12 @@ if missing:
 
 
 @functools.cache
-def image() -> str:
-    """Return $IMAGE, which is there already, or the id of one built from this checkout."""
-    if given := os.environ.get("IMAGE"):
+def image(target: str = "") -> str:
+    """Return $IMAGE, which is there already, or the id of one built from this checkout, up to that target."""
+    if (given := os.environ.get("IMAGE")) and not target:
         return given
-    built = docker("build", "--quiet", "-t", "cadastro-produto:test", str(ROOT), check=False)
+    up_to = [f"--target={target}"] if target else []
+    built = docker("build", "--quiet", "-t", f"cadastro-produto:test{target}", *up_to, str(ROOT), check=False)
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
     return built.stdout.strip()  # and not its name, which another checkout's tests may take meanwhile
 
@@ -45,13 +46,20 @@ class Container:
     at its own address.
     """
 
-    def __init__(self, port: int, *options: str, network: str | None = None) -> None:
+    def __init__(self, port: int, *options: str, network: str | None = None, target: str = "") -> None:
         self.name = f"cadastro-{uuid.uuid4().hex[:8]}"
         self.host, self.port = "127.0.0.1", port if network else free_port()
         where = f"--network={network}" if network else f"--publish=127.0.0.1:{self.port}:{port}"
-        docker("run", "--detach", f"--name={self.name}", where, *options, image())
+        docker("run", "--detach", f"--name={self.name}", where, *options, image(target))
         if network:
             self.host = self.inspect("{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}}{{end}}")
+
+    @classmethod
+    def at(cls, name: str, port: int) -> Container:
+        """Return one that others have started and published."""
+        started = cls.__new__(cls)
+        started.name, started.host, started.port = name, "127.0.0.1", port
+        return started
 
     def request(self, method: str, path: str, body: str | None = None, **headers: str) -> Answer:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=10)
@@ -89,8 +97,8 @@ class Container:
 
 
 @contextlib.contextmanager
-def container(port: int, *options: str, network: str | None = None) -> Iterator[Container]:
-    started = Container(port, *options, network=network)
+def container(port: int, *options: str, network: str | None = None, target: str = "") -> Iterator[Container]:
+    started = Container(port, *options, network=network, target=target)
     try:
         yield started
     finally:

@@ -163,5 +163,6 @@ def test_holds_what_clouds_need_and_no_more() -> None:
         "requirements.lock",
         "requirements.txt",
         "scorer.py",
+        "standalone.py",
         "webclient",
     }

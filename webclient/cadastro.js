@@ -10,6 +10,7 @@ const PAUSE_MS = 600; // longer than the gaps of slow typing on a phone, shorter
 const TIMEOUT_MS = 10_000;
 const LONGEST_RETRY_S = 30; // by then the seller has chosen the category himself
 
+const API = document.querySelector("meta[name=api]").content;
 const form = document.querySelector("form");
 const { titulo, descricao, categoria } = form.elements;
 const [status, busy, suggestions, result, categories] =
@@ -92,7 +93,7 @@ async function ask(question) {
 
 /** @returns {Promise<Answer>} */
 async function fetchAnswer(body, signal) {
-  const response = await fetch("/api/predizer_categoria?detalhes=1", {
+  const response = await fetch(`${API}/api/predizer_categoria?detalhes=1`, {
     method: "POST", headers: { "Content-Type": "application/json" }, body, signal,
   });
   const answer = await response.json().catch((error) => {
@@ -248,7 +249,7 @@ async function submit(event) {
 async function loadCategories() {
   if (categories.children.length) return;
   try {
-    const { categorias } = await (await fetch("/api/modelo")).json();
+    const { categorias } = await (await fetch(`${API}/api/modelo`)).json();
     categories.replaceChildren(...categorias.map((name) => new Option("", name)));
   } catch {
     // The list is a comfort: without it the category is typed, and the next visit to the field asks for it again.
