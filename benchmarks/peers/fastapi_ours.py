@@ -48,6 +48,8 @@ def answer(request: Request, body: bytes, for_the_log: list[tuple[str, str]] | N
 
 @app.post("/predizer_categoria")
 async def predizer_categoria(request: Request) -> Response:
+    if product.waited_too_long(request.headers.get("X-Queued-At", "")):
+        return problem(request, 503)
     if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != product.JSON:
         return problem(request, 415, "O Content-Type deve ser application/json.")
     if int(request.headers.get("Content-Length", 0)) > product.MAX_BODY:
