@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import math
 import os
+import select
+import socket
 from pathlib import Path
 from typing import Any
+
+from gunicorn.workers.sync import SyncWorker
 
 wsgi_app = "app:app"
 
@@ -18,15 +23,39 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 # The model is loaded and tried once, before any socket exists, and its pages are shared by the workers.
 preload_app = True
 
-# A prediction is pure computation, nginx does the waiting for slow clients, and a worker of this kind takes its next
-# request from every socket in turn, so that /health, which has a socket of its own, never waits behind the queue.
-worker_class = "sync"
+
+class Worker(SyncWorker):  # type: ignore[misc] # gunicorn has no type hints
+    """One request at a time: a prediction is pure computation, and nginx does the waiting for slow clients.
+
+    It takes its next from every socket in turn, so that /health, on one of its own, never waits behind the queue.
+    """
+
+    def handle(self, listener: socket.socket, client: socket.socket, addr: Any) -> None:
+        """Answer, unless nginx closed the connection as it waited: its client has gone, or was told to come again."""
+        poll = select.poll()
+        poll.register(client, 0)
+        if poll.poll(0):  # POLLHUP
+            client.close()
+        else:
+            super().handle(listener, client, addr)
+
+
+worker_class: type[Worker] | str = Worker
 
 # More than the connections that nginx opens at once (max_conns in `default`), or they would be refused with a 502.
 backlog = 1024
 
 # A worker that hangs is replaced after this many seconds; a prediction takes milliseconds.
 timeout = 10
+
+
+def worker_abort(_worker: Any) -> None:
+    """Say where a hung worker is, and end it: gunicorn would raise SystemExit there, and log it with the exceptions
+    around it, whose words may be the seller's text.
+    """
+    faulthandler.dump_traceback(all_threads=False)
+    os._exit(1)
+
 
 # Seconds that a stop waits for a hung worker. By then nginx has every answer (see launch.py).
 graceful_timeout = 1

@@ -174,6 +174,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--stops", type=int, default=1, help="stops under each load, for each signal (make soak)")
     parser.addoption("--requests", type=int, default=4_000, help="requests that are generated (make soak)")
+    parser.addoption("--minutes", type=float, default=0, help="load that must not make memory grow (make soak)")
 
 
 @pytest.fixture(scope="session")
@@ -189,3 +190,8 @@ def texts(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="session")
 def requests(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("requests"))
+
+
+@pytest.fixture(scope="session")
+def minutes(request: pytest.FixtureRequest) -> float:
+    return float(request.config.getoption("minutes"))

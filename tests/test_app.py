@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -210,14 +211,34 @@ def test_card_and_threshold_of_a_model_with_one(tiny_model: Path, tmp_path: Path
     assert post(client, {"descricao": "boneca de pano"}, "?detalhes=1").get_json()["incerto"] is True
 
 
-@pytest.mark.parametrize("kind", [ImportError, IndexError, MemoryError, OSError, ValueError, ZeroDivisionError])
+@pytest.mark.parametrize("waited", [1.6, 60])
+@pytest.mark.parametrize("query", ["", "?detalhes=1"])
+def test_request_that_waited_too_long_is_refused_and_not_worked_on(
+    client: FlaskClient, query: str, waited: float
+) -> None:
+    fresh, late = (
+        post(client, {"descricao": "boneca"}, query, **{"X-Queued-At": f"{time.time() - seconds:.3f}"})
+        for seconds in (0, waited)
+    )
+
+    assert fresh.status_code == 200
+    assert_problem(late.status_code, late.headers, late.get_json(), 503)
+
+
+class Strange(Exception):
+    """Of no family that one could list."""
+
+
+@pytest.mark.parametrize(
+    "kind", [BufferError, ImportError, MemoryError, OSError, RecursionError, StopIteration, Strange, ValueError]
+)
 @pytest.mark.parametrize("query", ["", "?detalhes=1"])
 def test_fault_of_ours_is_a_problem_and_its_log_holds_no_text(
     kind: type[Exception],
     query: str,
     tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(self: object, text: str) -> str:
         raise kind(f"cannot read {text}")
@@ -228,8 +249,9 @@ def test_fault_of_ours_is_a_problem_and_its_log_holds_no_text(
     response = post(app.test_client(), {"descricao": "segredo"}, query, **{"X-Request-ID": "abc"})
 
     assert_problem(response.status_code, response.headers, response.get_json(), 500)
-    assert kind.__name__ in caplog.text
-    assert "segredo" not in caplog.text
+    logged = capsys.readouterr().err
+    assert json.loads(logged).items() >= {"request_id": "abc", "error": kind.__name__}.items()
+    assert "segredo" not in logged
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,12 @@ def test_errors_are_the_same_problems(
     assert_problem(int(status_line.split()[1]), headers, json.loads(body), status, campo)
 
 
+def test_what_only_nginx_may_say_is_not_believed(web: Server, api: Server) -> None:
+    for each in (web, api):
+        for value in ["1", "x"]:
+            assert each.predict("boneca de pano", X_Queued_At=value, Script_Name="/x").status == 200
+
+
 def test_api_alone_serves_no_page_and_no_other_path(api: Server) -> None:
     for path in ["/", "/cadastro.html", "/health", "/apis/health"]:
         answer = api.request("GET", path)
