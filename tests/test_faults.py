@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -406,11 +407,13 @@ def test_memory_does_not_grow_under_load(minutes: float, tmp_path: Path, tell: C
     seconds = 60 * minutes or 8
     ended = threading.Event()
 
-    def ask(seed: int) -> None:
+    def ask(seed: int) -> Counter[int]:
         generator = random.Random(seed)
+        statuses: Counter[int] = Counter()
         while not ended.is_set():
             for count in (5, 5, 5, 5, 20, 2000):
-                assert server.predict(words(generator, count)).status == 200
+                statuses[server.predict(words(generator, count)).status] += 1
+        return statuses
 
     def family() -> list[int]:
         found = [server.process.pid]
@@ -433,15 +436,14 @@ def test_memory_does_not_grow_under_load(minutes: float, tmp_path: Path, tell: C
                     ended.wait(seconds / 60)
             finally:
                 ended.set()
-            for each in asking:
-                each.result()
+            statuses = sum((each.result() for each in asking), Counter[int]())
         assert family() == pids
-    answered = server.stdout.read_text().count('"status":200')
     settled = held[len(held) // 4 :]
-    slope = statistics.linear_regression(*zip(*settled, strict=True)).slope
+    growth = 600 * statistics.linear_regression(*zip(*settled, strict=True)).slope
     tell(
-        f"{seconds:.0f} s of load, {answered} answered: {held[0][1]:.1f} MB at first, {held[-1][1]:.1f} MB at last, at "
-        f"most {max(each for _, each in held):.1f}; {600 * slope:+.2f} MB in ten minutes"
+        f"{seconds:.0f} s of load, answers {dict(statuses)}: {held[0][1]:.1f} MB at first, {held[-1][1]:.1f} at last, "
+        f"at most {max(each for _, each in held):.1f}" + (f"; {growth:+.2f} MB in ten minutes" if minutes >= 5 else "")
     )
+    assert set(statuses) <= {200, 503}  # a machine with too much else to do may take 2 s
     assert held[-1][1] - settled[0][1] < 5
-    assert minutes < 5 or 600 * slope < 2
+    assert minutes < 5 or growth < 2
