@@ -38,7 +38,8 @@ if [[ $role == web ]]; then
   nameserver=$(awk '$1 == "nameserver" { print $2 ~ /:/ ? "[" $2 "]" : $2; exit }' /etc/resolv.conf)
   edit+=(-e "s/set \$\(app\|health\) .*;/set \$\1 $API;/" -e "s/\$RESOLVER/${nameserver:-127.0.0.1}/"
     -e '/ rewrite / d; / X-Queued-At / d; / proxy_next_upstream_tries / d'
-    -e 's/proxy_connect_timeout 2s/proxy_connect_timeout 500ms/; s/proxy_read_timeout 2s/proxy_read_timeout 1s/')
+    -e 's/proxy_connect_timeout 2s/proxy_connect_timeout 500ms/; s/proxy_read_timeout 2s/proxy_read_timeout 1s/'
+    -e 's/proxy_next_upstream error/& timeout/')
 else
   edit+=(-e '/ resolver/d')
 fi

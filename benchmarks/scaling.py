@@ -15,8 +15,9 @@ from pathlib import Path
 
 from benchmarks.containers import docker
 from benchmarks.load import Load, finished, wrk
+from benchmarks.run import write_bodies
 from benchmarks.stacks import BY_NAME, ROOT, START_SECONDS, StackError, ask, free_port
-from benchmarks.texts import NUMBER
+from benchmarks.texts import NUMBER, with_answers
 
 PAGE = ROOT / "docs" / "scaling.md"
 STACK = BY_NAME["ours"]
@@ -194,6 +195,7 @@ def tables(cores: dict[float, Run], connections: dict[int, Run], replicas: dict[
 
 def main() -> None:
     try:
+        write_bodies(STACK, with_answers())
         build()
         found = tables(by_cores(), by_connections(), by_replicas(), line_bytes())
     except StackError as error:
