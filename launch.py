@@ -142,12 +142,14 @@ def start(*command: str) -> int:
         os.setsid()  # so that a terminal's Ctrl-C does not reach it either
         # Where this process is killed nothing stays behind; as process 1 of a container it takes all with it anyway.
         prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGQUIT))
+        blocked = STOP  # which is enough for gunicorn
         if command[0] == "nginx":
+            blocked = {*STOP, signal.SIGQUIT}  # until it waits for signals: it would forget one that comes before
             for each in STOP:
                 signal.signal(each, signal.SIG_IGN)
             if not deafen():
                 say("the kernel refuses a seccomp filter: a TERM to every process loses requests")
-        signal.pthread_sigmask(signal.SIG_SETMASK, STOP)  # which is enough for gunicorn
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.execvp(command[0], command)
     except OSError as error:
         say(f"cannot start {command[0]}: {error.strerror}")
@@ -223,9 +225,8 @@ class Supervisor:
             listener.set_inheritable(True)
         # How nginx hands its listeners to its own next version: src/core/nginx.c, ngx_add_inherited_sockets.
         os.environ["NGINX"] = "".join(f"{listener.fileno()};" for listener in listeners)
-        as_root = (
-            ["-g", "user root;"] if os.getuid() == 0 else []
-        )  # else its worker is nobody, who may not read a checkout
+        # Else root's worker is nobody, who may not read a checkout.
+        as_root = ["-g", "user root;"] if os.getuid() == 0 else []
         nginx = self.start("nginx", "-e", "/dev/null", "-c", f"{run}/nginx.conf", *as_root)
         say(f"http://localhost:{port}/cadastro.html")
         while (status := self.watch(3600)) is None:

@@ -478,6 +478,7 @@ def test_death_of_either_process_ends_all_within_two_seconds_and_names_it(
 ) -> None:
     server = Server(tmp_path)
     server.wait_until_open()
+    server.predict("boneca")  # the port is there before nginx is
     (pid,) = server.children(name)
     started = time.monotonic()
 
