@@ -18,7 +18,7 @@ soak: .venv/dev nginx
 	pytest tests/test_scorer.py --texts 1000000
 	pytest tests/test_hostile.py -k generated --requests 100000
 	pytest tests/test_stop.py -k under_load --stops 5
-	pytest tests/test_faults.py tests/test_overload.py --minutes 10
+	pytest tests/test_faults.py tests/test_limits.py tests/test_overload.py --minutes 10
 
 bench bench-quick: .venv/dev nginx
 	@./install wrk wrk
