@@ -32,13 +32,14 @@ edit=(-e "s|\$PORT|$port|g" -e "s|\$RATE_LIMIT|$rate_limit|g" -e "s|\$RUN|$run|g
   -e "s|\$CORS_ORIGINS|$(sed -E 's/[^,]+/& &;/g; s/,/ /g' <<<"$cors")|" -e "s| \?\$PAGE_API|${page_api:+ $page_api}|")
 [[ -e /proc/net/if_inet6 ]] || edit+=(-e '/listen \[::\]/d') # a kernel without IPv6 refuses the address
 if [[ $role == web ]]; then
-  # The upstream is another container, by a name that is looked up anew every 2 s; its gunicorn takes the whole path. A
-  # try may take half as long as where there is but one, so that two fit. nginx asks nameservers in turn, of which only
-  # the first may know the containers' names.
+  # The upstream is another container, by a name that is looked up anew every 2 s; its gunicorn takes the whole path, and
+  # its clock may be another. A try may take half as long as where there is but one, so that two fit. nginx asks
+  # nameservers in turn, of which only the first may know the containers' names.
   nameserver=$(awk '$1 == "nameserver" { print $2 ~ /:/ ? "[" $2 "]" : $2; exit }' /etc/resolv.conf)
-  edit+=(-e "s/set \$\(app\|health\) .*;/set \$\1 $API;/" -e '/ rewrite /d' -e "s/\$RESOLVER/${nameserver:-127.0.0.1}/"
-    -e 's/proxy_connect_timeout 2s/proxy_connect_timeout 500ms/' -e 's/proxy_read_timeout 2s/proxy_read_timeout 1s/'
-    -e '/X-Queued-At/d') # by another machine's clock
+  edit+=(-e "s/set \$\(app\|health\) .*;/set \$\1 $API;/" -e "s/\$RESOLVER/${nameserver:-127.0.0.1}/"
+    -e '/ rewrite / d; / X-Queued-At / d; / proxy_next_upstream_tries / d'
+    -e 's/proxy_connect_timeout 2s/proxy_connect_timeout 500ms/; s/proxy_read_timeout 2s/proxy_read_timeout 1s/'
+    -e 's/proxy_next_upstream error/& timeout/')
 else
   edit+=(-e '/ resolver/d')
 fi

@@ -57,8 +57,10 @@ class Worker(SyncWorker):  # type: ignore[misc] # gunicorn has no type hints
                 request._expected_100_continue = False
             body = request.body.read(MAX_BODY + 1)  # here, where what is wrong with it has an answer
             request.body = io.BytesIO(body)
-            if any(name == "TRANSFER-ENCODING" for name, _ in request.headers):  # its length is known by now
-                request.headers = [each for each in request.headers if each[0] != "TRANSFER-ENCODING"]
+            names = {name for name, _ in request.headers}
+            # X-Queued-At is for nginx alone to say; the length of what came in chunks is known by now.
+            request.headers = [each for each in request.headers if each[0] not in {"TRANSFER-ENCODING", "X-QUEUED-AT"}]
+            if "TRANSFER-ENCODING" in names:
                 request.headers.append(("CONTENT-LENGTH", str(len(body))))
             self.handle_request(listener, request, client, address)
             unread = len(body) > MAX_BODY

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import report, settings
-from benchmarks.load import arrivals, open_loop, percentile, post
+from benchmarks import report, scaling, settings
+from benchmarks.load import Load, arrivals, open_loop, percentile, post
 from benchmarks.stacks import BY_NAME, family, free_port
 from benchmarks.texts import make
 from tests.conftest import ROOT
@@ -190,3 +190,20 @@ def test_each_variant_differs_from_what_is_shipped(name: str) -> None:
 
         assert [file for file, *_ in edits if (folder / file).read_text() == (ROOT / file).read_text()] == []
         assert all((folder / file.name).exists() for file in ROOT.iterdir())
+
+
+def test_what_load_takes_follows_from_what_was_measured() -> None:
+    core = {quota: scaling.Run(Load(2000 * quota, 5, 9, 0), quota) for quota in scaling.CORES}
+    apart = {count: scaling.Run(Load(500.0 * count, 5, 9, 0), 0.3 * count, 0.05 * count) for count in scaling.REPLICAS}
+
+    tables = scaling.tables(core, {16: core[1.0]}, apart, 300)
+
+    rows = [line.strip("| ").split(" | ") for line in tables["demand"].splitlines()[2:]]
+    # of 2,000 a second 60 % is 1,200; nginx passes on 10,000 a core second
+    assert rows == [
+        ["100", "2", "2", "0.0", "0.03", "3"],
+        ["10,000", "9", "2", "1.7", "3.00", "259"],
+        ["1,000,000", "834", "56", "166.7", "300.00", "25,920"],
+    ]
+    assert "| 3 | 1,500 | 100% |" in tables["replicas"]
+    assert all(f"<!-- {name} -->\n" in scaling.PAGE.read_text() for name in tables)
