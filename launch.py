@@ -83,7 +83,7 @@ def drain(listeners: list[socket.socket]) -> None:
     for listener in listeners:
         with contextlib.suppress(OSError):  # before Linux 5.7 this asks for a privilege; a few may be reset there
             listener.setsockopt(socket.SOL_SOCKET, SO_BINDTOIFINDEX, 0x7FFFFFFF)
-    deadline = time.monotonic() + 0.5
+    deadline = time.monotonic() + 0.8
     time.sleep(0.1)  # for the last packet of handshakes that have begun
     while any(map(waiting, listeners)) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -136,12 +136,15 @@ def bind(port: int) -> list[socket.socket]:
 
 def start(*command: str) -> int:
     """Start a program that neither TERM nor INT reaches, in a process group with all that it starts; return its pid."""
+    parent = os.getpid()
     if pid := os.fork():
         return pid
     try:
         os.setsid()  # so that a terminal's Ctrl-C does not reach it either
         # Where this process is killed nothing stays behind; as process 1 of a container it takes all with it anyway.
         prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGQUIT))
+        if os.getppid() != parent:  # it was killed before that
+            os._exit(127)
         blocked = STOP  # which is enough for gunicorn
         if command[0] == "nginx":
             blocked = {*STOP, signal.SIGQUIT}  # until it waits for signals: it would forget one that comes before

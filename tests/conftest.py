@@ -177,6 +177,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--minutes", type=float, default=0, help="load that must not make memory grow (make soak)")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long forms to make soak, which says --minutes."""
+    long = [] if config.getoption("minutes") else [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
 @pytest.fixture(scope="session")
 def stops(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("stops"))

@@ -342,8 +342,8 @@ def test_memory_does_not_grow_under_load(minutes: float, tmp_path: Path, tell: C
 
     with running(tmp_path, RATE_LIMIT="0") as server:
         generator = random.Random(0)
-        for _ in range(40):  # the words that a worker remembers are as many as it will ever be
-            assert server.predict(words(generator, 2000)).status == 200
+        for _ in range(1000):  # the words that a worker keeps are as many as it will ever be (scorer.LATE_WORDS)
+            assert server.predict(words(generator, 60)).status == 200
         pids = family()
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             asking = [pool.submit(ask, seed) for seed in range(1, 5)]

@@ -47,10 +47,8 @@ def test_full_tmp_changes_no_answer_and_no_stop(tell: Callable[[str], None]) -> 
     assert failed == []
 
 
-@pytest.mark.parametrize("megabytes", [512, 256])
-def test_memory_at_its_limit(megabytes: int, minutes: float, tell: Callable[[str], None]) -> None:
-    if megabytes == 512 and not minutes:
-        pytest.skip("the long form: make soak")
+@pytest.mark.parametrize("megabytes", [pytest.param(512, marks=pytest.mark.long), 256])
+def test_memory_at_its_limit(megabytes: int, tell: Callable[[str], None]) -> None:
     # First the most that clients can make of it; then another process takes all that there is, until the kernel kills.
     hog = "python3 -c 'import itertools; kept = [b\"x\" * 2**20 for _ in itertools.count()]'"
     with (

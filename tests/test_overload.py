@@ -151,12 +151,11 @@ def told(what: str, outcomes: list[Outcome]) -> str:
     return f"\n{what}: {', '.join(parts)}"
 
 
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("text", ["a title", pytest.param("the longest text", marks=pytest.mark.long)])
 def test_twice_what_it_can_do_is_no_less_done_and_the_rest_is_refused_at_once(
-    held: Container, text: str, minutes: float, capsys: pytest.CaptureFixture[str]
+    held: Container, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if text != TEXTS["a title"] and not minutes:
-        pytest.skip("the long form: make soak")
+    text = TEXTS[text]
     best = best_rate(held.port, text)
 
     outcomes = open_loop(held.port, 2 * best, 6, requests_of(text))

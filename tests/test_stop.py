@@ -160,9 +160,9 @@ def wait_for_established(port: int, count: int, unread: bool = False) -> None:
     raise AssertionError(shown.stdout)
 
 
-def connect_again_and_again(port: int) -> None:
-    while True:
-        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+def connect_again_and_again(server: Server) -> None:
+    while not server.process_ended_within(0.01):  # more than some hundred would be a load of their own
+        socket.create_connection(("127.0.0.1", server.port), timeout=10).close()
 
 
 def test_new_connections_are_refused_while_those_in_the_queue_are_not_reset(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_new_connections_are_refused_while_those_in_the_queue_are_not_reset(tmp_
             wait_for_established(server.port, 16, unread=True)
             server.process.send_signal(signal.SIGTERM)
             with pytest.raises(ConnectionRefusedError):  # nobody new is let in, while those in the queue stay
-                connect_again_and_again(server.port)
+                connect_again_and_again(server)
             os.kill(worker, signal.SIGCONT)
 
             assert [each.result().status for each in waiting] == [200] * 16
