@@ -142,6 +142,7 @@ def start(*command: str) -> int:
     try:
         os.setsid()  # so that a terminal's Ctrl-C does not reach it either
         # Where this process is killed nothing stays behind; as process 1 of a container it takes all with it anyway.
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell ignores it for what it starts in the background
         prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGQUIT))
         if os.getppid() != parent:  # it was killed before that
             os._exit(127)

@@ -18,6 +18,7 @@ import subprocess
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -211,8 +212,17 @@ def test_signal_during_the_start_ends_it(sent: Signal, tmp_path: Path) -> None:
         assert leftovers(server) == []
 
 
+@pytest.fixture(params=[signal.SIG_DFL, signal.SIG_IGN], ids=["in the foreground", "in the background"])
+def quit_as_a_shell_has_it(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A shell's `&` ignores QUIT for what it starts."""
+    before = signal.signal(signal.SIGQUIT, request.param)
+    yield
+    signal.signal(signal.SIGQUIT, before)
+
+
+@pytest.mark.usefixtures("quit_as_a_shell_has_it")
 def test_killed_script_leaves_nothing_behind(tmp_path: Path) -> None:
-    for milliseconds in (300, 600, 1200):
+    for milliseconds in (200, 250, 300, 350, 400, 600, 1200):
         server = Server(tmp_path)
         server.process_ended_within(milliseconds / 1000)
         server.process.kill()
