@@ -1,4 +1,7 @@
-"""How gunicorn runs the app: its process-level settings, each with its reason. gunicorn finds this file by itself."""
+"""How gunicorn runs the app: its process-level settings, each with its reason. gunicorn finds this file by itself.
+
+What others come to: benchmarks/settings.md, by `make bench-settings`.
+"""
 
 from __future__ import annotations
 

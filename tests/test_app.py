@@ -225,7 +225,7 @@ def test_request_that_waited_too_long_is_refused_and_not_worked_on(
     assert_problem(late.status_code, late.headers, late.get_json(), 503)
 
 
-@pytest.mark.parametrize("claim", ["", "1", "yesterday", "nan", "-inf", "1e1", "٣.١٤١", "9" * 400 + ".000"])
+@pytest.mark.parametrize("claim", ["", "1", "yesterday", "nan", "-inf", "1e1", "9" * 400 + ".000"])
 def test_claim_of_a_wait_that_nginx_would_not_make_is_ignored(client: FlaskClient, claim: str) -> None:
     assert post(client, {"descricao": "boneca"}, **{"X-Queued-At": claim}).status_code == 200
 
