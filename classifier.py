@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
-from scorer import Judgement, ModelError, Scorer
+from scorer import Array, Judgement, ModelError, Scorer
 
 ALTERNATIVES = 3
 WORDS = 5
@@ -99,12 +99,12 @@ class Classifier:
     def predict_with_doubt(self, text: str) -> tuple[str, bool | None]:
         """Return the text's category, and what `explain` says of `incerto`, without the rest."""
         best, _, probabilities, known = self._engine.judge(text)
-        return self.categories[best], self._unsure(probabilities[best] if probabilities else None, known)
+        return self.categories[best], self._unsure(_at(probabilities, best), known)
 
     def explain(self, text: str) -> Details:
         """Return the text's category with its probability, the next best and the words that spoke for it."""
         best, scores, probabilities, known = self._engine.judge(text)
-        confidence = probabilities[best] if probabilities else None
+        confidence = _at(probabilities, best)
         others = sorted((position for position in range(len(scores)) if position != best), key=lambda p: -scores[p])
         shares = self._engine.shares(text, best)
         return {
@@ -112,8 +112,7 @@ class Classifier:
             "confianca": confidence,
             "incerto": self._unsure(confidence, known),
             "alternativas": [
-                {"categoria": self.categories[p], "confianca": probabilities[p] if probabilities else None}
-                for p in others[:ALTERNATIVES]
+                {"categoria": self.categories[p], "confianca": _at(probabilities, p)} for p in others[:ALTERNATIVES]
             ],
             "palavras": None if shares is None else _best_words(shares),
         }
@@ -122,6 +121,10 @@ class Classifier:
         if not known:
             return True
         return None if confidence is None else confidence < self._meta.get("limiar_incerto", 0.5)
+
+
+def _at(probabilities: Array | None, position: int) -> float | None:
+    return None if probabilities is None else float(probabilities[position])
 
 
 def _best_words(shares: dict[str, float]) -> list[Word]:

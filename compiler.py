@@ -43,9 +43,9 @@ class Uncompiled:
         """Return the text's class with what is known of the others."""
         features = self._vect.transform([text])
         best = self.classes.index(self._clf.predict(features).tolist()[0])
-        probabilities = self._clf.predict_proba(features)[0].tolist() if hasattr(self._clf, "predict_proba") else None
-        scores = probabilities or self._clf.decision_function(features)[0]
-        per_class = [-scores, scores] if np.ndim(scores) == 0 else list(scores)
+        probabilities = self._clf.predict_proba(features)[0] if hasattr(self._clf, "predict_proba") else None
+        scores = self._clf.decision_function(features)[0] if probabilities is None else probabilities
+        per_class = np.array([-scores, scores]) if np.ndim(scores) == 0 else scores
         return Judgement(best, per_class, probabilities, features.nnz > 0)
 
     def shares(self, text: str, position: int) -> None:
@@ -71,7 +71,8 @@ def read(path: str | os.PathLike[str]) -> tuple[Scorer | Uncompiled, dict[str, A
             if compiled is None:
                 continue
             ours = compiled.judge(text)
-            if not np.allclose(ours.probabilities or ours.scores, judgement.scores, rtol=1e-6, atol=1e-6):
+            scores = ours.scores if ours.probabilities is None else ours.probabilities
+            if not np.allclose(scores, judgement.scores, rtol=1e-6, atol=1e-6):
                 raise ModelError(f"compiled, it scores {text!r} otherwise than scikit-learn")
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None

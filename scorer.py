@@ -7,9 +7,11 @@ import os
 import re
 import threading
 import unicodedata
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +20,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 TABLE_WORDS = 30_000  # what a word adds to the scores is kept for so many words, the commonest; some 20 MB
 LATIN_ACCENTS = re.compile("[\u0300-\u036f]")  # all of them combine; mostly nothing but letters of ASCII is left
-LATE_WORDS = 16_384  # and for so many others, those that came last; up to 16 MB in each worker
+LATE_WORDS = 16_384  # of so many others, those that came last, the columns; some 5 MB in each worker
 LATE_WORD = 30  # characters; longer ones do not come again, and would let a client fill the memory
-LATE_AT_ONCE = 64  # of one text; one by one they cost more than all together, which a long text would make felt
+ONCE = np.float32(1)
 # Patterns of tokens that never reach over a blank, and what finds the same ones faster.
 RUNS_OF_LETTERS = {r"(?u)\b\w\w+\b": r"\w\w+", r"(?u)\b\w+\b": r"\w+"}
 
@@ -183,11 +185,11 @@ def _preprocess(text: str, lowercase: bool, strip_accents: str | None) -> str:
 
 
 class Judgement(NamedTuple):
-    """What a model says of a text; the lists hold one number a class."""
+    """What a model says of a text; the arrays hold one number a class."""
 
     best: int  # the position of the text's class
-    scores: list[float]
-    probabilities: list[float] | None  # None where the model gives none
+    scores: Array
+    probabilities: Array | None  # None where the model gives none
     known: bool  # whether the text has anything that the model knows
 
 
@@ -203,22 +205,28 @@ class WordSums:
     """Adds a text's scores up word by word: for n-grams counted as they occur, by idf, and divided by their length.
 
     Each n-gram within a word is that word's own, so what a word adds before that division is the same in every text. It
-    is kept for the words of the model's vocabulary, which all workers share, and for the others that came last.
+    is kept for the words of the model's vocabulary, which all workers share. Of the others that came last only the
+    columns are kept, and what those of a text add is found at once.
     """
 
-    def __init__(self, blocks: list[Block], weights: Array, words: list[str], table: Table | None) -> None:
-        """Take what each of the words adds; None where that is still to be found."""
+    def __init__(self, blocks: list[Block], weights: Array, table: Table | None = None) -> None:
+        """Take what each word of the vocabulary adds; without it, that is found now."""
         self._blocks, self._weights = blocks, weights
         self._norm = blocks[0].options.norm
         self._scales = np.array([block.options.scale for block in blocks])
         self._idf = np.concatenate([np.ones(len(b.terms)) if b.idf is None else b.idf.astype("f8") for b in blocks])
+        self._sizes = self._idf**2 if self._norm == "l2" else self._idf
         self._block = np.repeat(np.arange(len(blocks), dtype=np.int8), [len(block.terms) for block in blocks])
-        self._sums = np.zeros(len(self._idf))  # of a text's values in each column, while its lengths are found
+        self._times = np.zeros(len(self._idf), np.float32)  # that a text has each column, while its lengths are found
         self._lock = threading.Lock()  # for that
-        self.words, self.table = words, table or self._table(words)
-        self._row = {word: row for row, word in enumerate(words)}
-        self._starts = self.table.counts.cumsum() - self.table.counts
-        self._late_word = lru_cache(LATE_WORDS)(self._of_word)
+        self._integer = "H" if len(self._idf) <= 2**16 else "I"  # holds a column
+        self._late_word = lru_cache(LATE_WORDS)(self._columns)
+        words = _vocabulary(blocks)
+        self._row = {word: row for row, word in enumerate(words, 1)}.get
+        self.table = table or self._table(words)
+        ends = (self.table.counts.cumsum() * self.table.columns.itemsize).tolist()
+        data = self.table.columns.tobytes()
+        self._of_row = [data[start:end] for start, end in zip([0, *ends], ends, strict=False)].__getitem__
 
     @staticmethod
     def fits(blocks: list[Block]) -> bool:
@@ -231,63 +239,54 @@ class WordSums:
         """Return the scores without the intercept, and whether anything in the text is known."""
         text = self._blocks[0].preprocess(text)
         words = text.split()
-        rows = [*map(self._row.get, words)]
-        total, at = self._of_rows([row for row in rows if row is not None])
-        columns = [at]
-        others = [word for word, row in zip(words, rows, strict=True) if row is None]
-        if len(others) <= LATE_AT_ONCE:
-            for word in others:
-                added, at = self._late_word(word) if len(word) <= LATE_WORD else self._of_word(word)
-                total += added
-                columns.append(at)
-            others = []
-        added, at = self._sum([block.within_words(others) + block.over_words(text) for block in self._blocks])
-        columns.append(at)
-        at = np.concatenate(columns)
-        return (self._scales / self._lengths(at)) @ (total + added), len(at) > 0
+        if not words:
+            return np.zeros(self._weights.shape[1]), False
+        rows = [*map(self._row, words, repeat(0))]
+        others = [
+            self._late_word(word) if len(word) <= LATE_WORD else self._columns(word)
+            for word, row in zip(words, rows, strict=True)
+            if not row
+        ]
+        others.append(self._bytes(block.first + column for block in self._blocks for column in block.over_words(text)))
+        late = b"".join(others)
+        at = np.frombuffer(b"".join(map(self._of_row, rows)) + late, self._integer).astype(np.intp)
+        added = self.table.added.take(rows, axis=0).sum(axis=0)
+        if late:
+            added += self._added(at[-(len(late) // self.table.columns.itemsize) :])
+        return (self._scales / self._lengths(at)) @ added, len(at) > 0
 
     def _table(self, words: list[str]) -> Table:
-        each = [self._of_word(word) for word in words]
+        """Return what these words add, after a first row for none of them."""
+        columns = [np.empty(0, self._integer), *(np.frombuffer(self._columns(word), self._integer) for word in words)]
         return Table(
-            np.array([added for added, _ in each]).reshape(len(words), len(self._blocks), self._weights.shape[1]),
-            np.concatenate([np.empty(0, int), *(at for _, at in each)]).astype(np.int32),
-            np.array([len(at) for _, at in each], int),
+            np.array([self._added(at) for at in columns]), np.concatenate(columns), np.array([*map(len, columns)])
         )
 
-    def _of_rows(self, rows: list[int]) -> tuple[Array, Array]:
-        """Return what the words of these rows of the table add, and their columns."""
-        counts = self.table.counts.take(rows)
-        ends = counts.cumsum()
-        first = self._starts.take(rows) - ends + counts  # of a word's columns, less those of the words before it
-        at = self.table.columns.take(np.arange(ends[-1]) + first.repeat(counts)) if rows else self.table.columns[:0]
-        return self.table.added.take(rows, axis=0).sum(axis=0), at
+    def _columns(self, word: str) -> bytes:
+        """Return the model's columns of a word without a blank in it."""
+        return self._bytes(block.first + column for block in self._blocks for column in block.within_words([word]))
 
-    def _of_word(self, word: str) -> tuple[Array, Array]:
-        """Return what a word without a blank in it adds, and its columns."""
-        return self._sum([block.within_words([word]) for block in self._blocks])
+    def _bytes(self, columns: Iterable[int]) -> bytes:
+        return array(self._integer, columns).tobytes()
 
-    def _sum(self, columns: list[list[int]]) -> tuple[Array, Array]:
-        """Return what each block's columns add, (blocks, scores), and all of them as the model's columns."""
-        added = np.zeros((len(self._blocks), self._weights.shape[1]))
-        at = [np.array(found, int) + block.first for block, found in zip(self._blocks, columns, strict=True)]
-        for position, each in enumerate(at):
-            if len(each):
-                added[position] = self._idf.take(each) @ self._weights.take(each, axis=0)
-        return added, np.concatenate(at)
+    def _added(self, at: Array) -> Array:
+        """Return what these columns add, (blocks, scores)."""
+        of_block = self._block.take(at) == np.arange(len(self._blocks))[:, None]
+        return np.asarray((self._idf.take(at) * of_block) @ self._weights.take(at, axis=0))
 
     def _lengths(self, at: Array) -> Array | float:
         """Return by what to divide each block's values, which are in these columns, each as often as it occurs."""
         if self._norm is None:
             return 1.0
-        values = self._idf.take(at)
-        if self._norm == "l2":  # a value's square is its share of each occurrence times all of it
+        sizes = self._sizes.take(at)
+        if self._norm == "l2":  # a column that occurs n times has n² times its size: n for each time
             with self._lock:
-                np.add.at(self._sums, at, values)
+                np.add.at(self._times, at, ONCE)
                 try:
-                    values *= self._sums.take(at)
+                    sizes *= self._times.take(at)
                 finally:
-                    self._sums[at] = 0
-        lengths = np.bincount(self._block.take(at), values, len(self._blocks))
+                    self._times[at] = 0
+        lengths = np.bincount(self._block.take(at), sizes, len(self._blocks))
         lengths[lengths == 0] = 1
         return np.sqrt(lengths) if self._norm == "l2" else lengths
 
@@ -303,18 +302,16 @@ class Scorer:
         weights: Array,
         intercept: Array,
         logarithms: bool,
-        kept: tuple[list[str], Table] | None = None,
+        table: Table | None = None,
     ) -> None:
-        """Take weights of shape (columns, scores), an intercept of shape (scores,), and what WordSums has kept.
+        """Take weights of shape (columns, scores), an intercept of shape (scores,), and WordSums' table.
 
         There is one score a class, but for two classes it may be one only, above 0 for the second. `link` says how
         scores become probabilities: softmax, sigmoid, huber, or none. Naive Bayes' weights are logarithms.
         """
         self.classes, self.link, self.blocks, self.logarithms = classes, link, blocks, logarithms
         self.weights, self.intercept = weights, intercept
-        self._by_words = (
-            WordSums(blocks, weights, *(kept or (_vocabulary(blocks), None))) if WordSums.fits(blocks) else None
-        )
+        self._by_words = WordSums(blocks, weights, table) if WordSums.fits(blocks) else None
         self._single = {weights.dtype, *(np.dtype(block.options.dtype) for block in blocks)} == {np.dtype(np.float32)}
 
     def save(self, path: str | os.PathLike[str], about: dict[str, Any]) -> None:
@@ -333,7 +330,6 @@ class Scorer:
             if block.idf is not None:
                 arrays[f"idf{number}"] = block.idf
         if self._by_words:
-            arrays["words"] = _encode(" ".join(self._by_words.words))
             arrays |= {f"table_{name}": array for name, array in self._by_words.table._asdict().items()}
         with open(path, "wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
@@ -352,10 +348,8 @@ class Scorer:
                 options["ngram_range"] = tuple(options["ngram_range"])
                 blocks.append(Block(Options(**options), terms, first, idf))
                 first += len(terms)
-            kept = None
-            if "words" in arrays:
-                table = Table(*(arrays[f"table_{name}"] for name in Table._fields))
-                kept = _decode(arrays["words"]).split(), table
+            made = "table_added" in arrays
+            table = Table(*(arrays[f"table_{name}"] for name in Table._fields)) if made else None
             scorer = cls(
                 header["classes"],
                 header["link"],
@@ -363,7 +357,7 @@ class Scorer:
                 arrays["weights"],
                 arrays["intercept"],
                 header["logarithms"],
-                kept,
+                table,
             )
         return scorer, header["about"]
 
@@ -393,8 +387,8 @@ class Scorer:
     def judge(self, text: str) -> Judgement:
         """Return the text's class with what is known of the others."""
         scores, known = self.scores(text)
-        probabilities = None if self.link == "none" else self._probabilities(scores).tolist()
-        per_class = scores.tolist() if len(scores) > 1 else [-scores[0], scores[0]]
+        probabilities = None if self.link == "none" else self._probabilities(scores)
+        per_class = scores if len(scores) > 1 else np.array([-scores[0], scores[0]])
         return Judgement(self._best(scores), per_class, probabilities, known)
 
     def _best(self, scores: Array) -> int:
