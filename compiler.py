@@ -87,12 +87,17 @@ def read(path: str | os.PathLike[str]) -> tuple[Scorer | Uncompiled, dict[str, A
 def compile_model(model: Model) -> Scorer:
     """Return the model as arrays; raises NotCompilable, or ModelError where its parts contradict each other."""
     blocks: list[Block] = []
+    orders: list[Array] = []
+    columns = 0
     for vectorizer, transformer, scale in _vectorizers(model.vect):
-        blocks.append(_block(vectorizer, transformer, scale, sum(len(block.terms) for block in blocks)))
+        block, order = _block(vectorizer, transformer, scale, columns)
+        blocks.append(block)
+        orders.append(columns + order)
+        columns += len(order)
     link, weights, intercept = _linear(model.clf)
-    columns = sum(len(block.terms) for block in blocks)
     if weights.shape[0] != columns:
         raise ModelError(f"the vectorizer makes {columns} features, and the classifier takes {weights.shape[0]}")
+    weights = weights[np.concatenate(orders)]
     logarithms = isinstance(model.clf, (ComplementNB, MultinomialNB))
     return Scorer(model.clf.classes_.tolist(), link, blocks, weights, intercept, logarithms)
 
@@ -133,7 +138,13 @@ def _vectorizers(vect: Any, scale: float = 1.0) -> list[tuple[CountVectorizer, T
     raise NotCompilable(type(vect).__name__)
 
 
-def _block(vectorizer: CountVectorizer, transformer: TfidfTransformer | None, scale: float, first: int) -> Block:
+def _block(
+    vectorizer: CountVectorizer, transformer: TfidfTransformer | None, scale: float, first: int
+) -> tuple[Block, Array]:
+    """Return the block, and which of the vectorizer's columns is each of its own.
+
+    The commonest terms come first: what most texts need lies together, and the processor's caches hold it.
+    """
     if vectorizer.input != "content":
         raise ModelError("its vectorizer reads files: a text would name one")
     for option in ("preprocessor", "tokenizer"):
@@ -158,7 +169,12 @@ def _block(vectorizer: CountVectorizer, transformer: TfidfTransformer | None, sc
         scale=float(scale),
     )
     idf = getattr(transformer, "idf_", None)
-    return Block(options, terms, first, None if idf is None else np.asarray(idf))
+    if idf is not None and np.shape(idf) != (len(terms),):
+        raise ModelError("the vectorizer has not one idf for each of its terms")
+    if idf is None or options.dtype == "float32":  # whose sums would come out otherwise in another order
+        return Block(options, terms, first, None if idf is None else np.asarray(idf)), np.arange(len(terms))
+    order = np.argsort(idf, kind="stable")
+    return Block(options, [terms[column] for column in order], first, np.asarray(idf)[order]), order
 
 
 if __name__ == "__main__":  # python compiler.py MODEL COMPILED

@@ -23,7 +23,7 @@ from sklearn.svm import LinearSVC
 import model_file
 from compiler import NotCompilable, compile_model
 from model_file import Model
-from scorer import Scorer
+from scorer import ModelError, Scorer
 from tests.conftest import CATEGORIES, ROOT, TEXTS
 
 VECTORIZERS: dict[str, Callable[[], Any]] = {
@@ -186,9 +186,11 @@ def test_values_are_the_vectorizers_whatever_its_options(vect: Any, corpus: list
     columns, values = block.values(block.columns(text))
 
     row = vect.transform([text])
-    row.sort_indices()
-    assert columns.tolist() == row.indices.tolist()
-    np.testing.assert_allclose(values, row.data, rtol=1e-6)
+    names = vect.get_feature_names_out()
+    expected = {names[column]: value for column, value in zip(row.indices, row.data, strict=True)}
+    assert {block.terms[column]: value for column, value in zip(columns, values, strict=True)} == pytest.approx(
+        expected, rel=1e-6
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -231,6 +233,15 @@ def test_vectorizer_that_calls_a_function_is_not_compiled(vect: Any) -> None:
     clf = MultinomialNB().fit(vect.fit_transform(TEXTS), CATEGORIES)
 
     with pytest.raises(NotCompilable):
+        compile_model(Model(vect, clf, {}, ""))
+
+
+def test_idf_that_is_not_the_vocabularys_is_refused() -> None:
+    vect = TfidfVectorizer()
+    clf = MultinomialNB().fit(vect.fit_transform(TEXTS), CATEGORIES)
+    vect._tfidf.idf_ = vect.idf_[:-1]
+
+    with pytest.raises(ModelError, match="one idf for each"):
         compile_model(Model(vect, clf, {}, ""))
 
 
