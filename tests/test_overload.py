@@ -211,8 +211,8 @@ def test_ten_times_what_it_can_do_leaves_nobody_waiting(
             f"asked twice; peak {peak(held):.0f} of 512 MB; 2 s later {rate(after, 3):.0f} of {0.9 * best:.0f}/s done"
         )
     assert all(outcome.status is not None for outcome in outcomes)
-    # Refusing takes nginx all of its quarter core, and a machine that others slow down adds to that: one run took 3.2
-    # and 2.7 s. So the limits are held to in make soak; here it is the 5 s after which a client gives up.
+    # Refusing takes nginx all of its quarter core, and on a machine that others slow down that was 3.2 and 2.7 s
+    # (docs/reliability.md). So the limits are held to in make soak; here it is the 5 s after which a client gives up.
     assert max(outcome.seconds for outcome in outcomes) < (3 if minutes else 5)
     assert max(health) < (2 if minutes else 5)
     assert kills(held) == 0
