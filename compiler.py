@@ -171,7 +171,7 @@ def _block(
     idf = getattr(transformer, "idf_", None)
     if idf is not None and np.shape(idf) != (len(terms),):
         raise ModelError("the vectorizer has not one idf for each of its terms")
-    if idf is None or options.dtype == "float32":  # whose sums would come out otherwise in another order
+    if idf is None or options.dtype == "float32":  # sums of float32 would come out otherwise in another order
         return Block(options, terms, first, None if idf is None else np.asarray(idf)), np.arange(len(terms))
     order = np.argsort(idf, kind="stable")
     return Block(options, [terms[column] for column in order], first, np.asarray(idf)[order]), order

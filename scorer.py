@@ -22,7 +22,7 @@ TABLE_WORDS = 30_000  # what a word adds to the scores is kept for so many words
 LATIN_ACCENTS = re.compile("[\u0300-\u036f]")  # all of them combine; mostly nothing but letters of ASCII is left
 LATE_WORDS = 16_384  # of so many others, those that came last, the columns; some 5 MB in each worker
 LATE_WORD = 30  # characters; longer ones do not come again, and would let a client fill the memory
-ONCE = np.float32(1)
+ONCE = np.float32(1)  # of the type of the counts, which makes np.add.at fast; they are exact to 2 ** 24
 # Patterns of tokens that never reach over a blank, and what finds the same ones faster.
 RUNS_OF_LETTERS = {r"(?u)\b\w\w+\b": r"\w\w+", r"(?u)\b\w+\b": r"\w+"}
 
@@ -194,7 +194,10 @@ class Judgement(NamedTuple):
 
 
 class Table(NamedTuple):
-    """What each of some words adds to the scores, (words, blocks, scores), and all their columns, word after word."""
+    """What each of some words adds to the scores, (words, blocks, scores), and all their columns, word after word.
+
+    The first row is no word's, and 0.
+    """
 
     added: Array
     columns: Array
@@ -229,11 +232,19 @@ class WordSums:
         self._of_row = [data[start:end] for start, end in zip([0, *ends], ends, strict=False)].__getitem__
 
     @staticmethod
-    def fits(blocks: list[Block]) -> bool:
-        """Tell whether the scores of these blocks add up by words, and letters make that worth while."""
+    def fits(blocks: list[Block], weights: Array) -> bool:
+        """Tell whether the scores of these blocks add up by words, and letters make that worth while.
+
+        Infinite weights, as naive Bayes has with alpha=0, do not: a block's infinity times another's 0 is no number.
+        """
         analyzers = {block.options.analyzer for block in blocks}
         common = {(block.options.lowercase, block.options.strip_accents, block.options.norm) for block in blocks}
-        return "char_wb" in analyzers and len(common) == 1 and all(block.adds_up_by_words() for block in blocks)
+        return (
+            "char_wb" in analyzers
+            and len(common) == 1
+            and all(block.adds_up_by_words() for block in blocks)
+            and bool(np.isfinite(weights).all())
+        )
 
     def scores(self, text: str) -> tuple[Array, bool]:
         """Return the scores without the intercept, and whether anything in the text is known."""
@@ -281,8 +292,8 @@ class WordSums:
         sizes = self._sizes.take(at)
         if self._norm == "l2":  # a column that occurs n times has n² times its size: n for each time
             with self._lock:
-                np.add.at(self._times, at, ONCE)
                 try:
+                    np.add.at(self._times, at, ONCE)
                     sizes *= self._times.take(at)
                 finally:
                     self._times[at] = 0
@@ -311,7 +322,7 @@ class Scorer:
         """
         self.classes, self.link, self.blocks, self.logarithms = classes, link, blocks, logarithms
         self.weights, self.intercept = weights, intercept
-        self._by_words = WordSums(blocks, weights, table) if WordSums.fits(blocks) else None
+        self._by_words = WordSums(blocks, weights, table) if WordSums.fits(blocks, weights) else None
         self._single = {weights.dtype, *(np.dtype(block.options.dtype) for block in blocks)} == {np.dtype(np.float32)}
 
     def save(self, path: str | os.PathLike[str], about: dict[str, Any]) -> None:
