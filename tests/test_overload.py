@@ -168,8 +168,8 @@ def test_twice_what_it_can_do_is_no_less_done_and_the_rest_is_refused_at_once(
     assert {outcome.status for outcome in refused} == {503}
     assert all(b"\r\nRetry-After: 1\r\n" in outcome.answer for outcome in refused)
     assert max(outcome.seconds for outcome in refused) < 1
-    # The best is the highest of several short runs, so where others slow the machine down a run of as much as ever comes
-    # out at 74 to 117 % of it. The 75 asked for are held to in make soak.
+    # The best is the highest of several short runs: where others slow the machine down, a run of as much as ever
+    # comes out at 74 to 117 % of it. The 75 asked for are held to in make soak.
     assert done >= (0.75 if minutes else 0.6) * best
 
 
