@@ -217,7 +217,7 @@ def test_hung_workers_are_replaced_and_others_go_on(tmp_path: Path, tell: Callab
     assert refused_after < 3
     assert load.statuses[503] + len(failed) <= 1  # what the stopped one held
     assert set(load.statuses) <= {200, 503}
-    assert "segredo" not in server.stderr.read_text() + server.stdout.read_text()
+    assert "segredo" not in server.stderr.read_text() + server.log()
 
 
 # --- the model -------------------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def test_model_that_raises_is_a_500_whose_log_holds_no_text(tmp_path: Path) -> N
 
     logged = [json.loads(line) for line in server.stderr.read_text().splitlines() if line.startswith("{")]
     assert [(line["request_id"], line["error"]) for line in logged] == [("abc", "ValueError"), ("abc-2", "ValueError")]
-    assert "segredo" not in server.stderr.read_text() + server.stdout.read_text()
+    assert "segredo" not in server.stderr.read_text() + server.log()
 
 
 BROKEN = {

@@ -153,29 +153,31 @@ def told(what: str, outcomes: list[Outcome]) -> str:
 
 @pytest.mark.parametrize("text", ["a title", pytest.param("the longest text", marks=pytest.mark.long)])
 def test_twice_what_it_can_do_is_no_less_done_and_the_rest_is_refused_at_once(
-    held: Container, text: str, capsys: pytest.CaptureFixture[str], minutes: float
+    held: Container, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = TEXTS[text]
     best = best_rate(held.port, text)
 
-    outcomes = open_loop(held.port, 2 * best, 6, requests_of(text))
+    # Three rounds of each in turn, since others slow the machine down now and then.
+    once, twice = zip(
+        *([open_loop(held.port, times * best, 4, requests_of(text)) for times in (1, 2)] for _ in range(3)),
+        strict=True,
+    )
 
-    done = rate(outcomes, 6)
+    best = statistics.median(rate(each, 4) for each in once)
+    done = statistics.median(rate(each, 4) for each in twice)
+    outcomes = [outcome for each in twice for outcome in each]
     with capsys.disabled():
-        print(told(f"{2 * best:.0f}/s, twice the best, {len(text)} characters, 6 s", outcomes), end="")
+        print(told(f"twice the best, {len(text)} characters, 3 times 4 s", outcomes), end="")
         print(f"; {done:.0f}/s done, {100 * done / best:.0f} % of {best:.0f}/s")
     refused = [outcome for outcome in outcomes if outcome.status != 200]
     assert {outcome.status for outcome in refused} == {503}
     assert all(b"\r\nRetry-After: 1\r\n" in outcome.answer for outcome in refused)
     assert max(outcome.seconds for outcome in refused) < 1
-    # The best is the highest of several short runs: where others slow the machine down, a run of as much as ever
-    # comes out at 74 to 117 % of it. The 75 asked for are held to in make soak.
-    assert done >= (0.75 if minutes else 0.6) * best
+    assert done >= 0.75 * best
 
 
-def test_ten_times_what_it_can_do_leaves_nobody_waiting(
-    held: Container, capsys: pytest.CaptureFixture[str], minutes: float
-) -> None:
+def test_ten_times_what_it_can_do_leaves_nobody_waiting(held: Container, capsys: pytest.CaptureFixture[str]) -> None:
     requests = requests_of(TEXTS["a title"])
     best = best_rate(held.port, TEXTS["a title"])
     ended = threading.Event()
@@ -213,10 +215,8 @@ def test_ten_times_what_it_can_do_leaves_nobody_waiting(
             f"asked twice; peak {peak(held):.0f} of 512 MB; 2 s later {rate(after, 3):.0f} of {0.9 * best:.0f}/s done"
         )
     assert all(outcome.status is not None for outcome in outcomes)
-    # Refusing takes nginx all of its quarter core, and on a machine that others slow down that was 3.2 and 2.7 s
-    # (docs/reliability.md). So the limits are held to in make soak; here it is the 5 s after which a client gives up.
-    assert max(outcome.seconds for outcome in outcomes) < (3 if minutes else 5)
-    assert max(health) < (2 if minutes else 5)
+    assert max(outcome.seconds for outcome in outcomes) < 3
+    assert max(health) < 2
     assert kills(held) == 0
     assert rate(after, 3) >= 0.75 * 0.9 * best
 

@@ -27,7 +27,7 @@ def test_commands_for_the_log_tell_rates_latency_and_drift(tmp_path: Path) -> No
         texts = ["boneca de pano", "boneca", "batom vermelho", "açúcar mascavo", "zzzz"]
         answers = [server.predict(text).json()["categoria"] for text in texts]
         server.request("GET", "/nada")
-    lines = [json.loads(line) for line in server.stdout.read_text().splitlines()]
+    lines = [json.loads(line) for line in server.log().splitlines()]
     (tmp_path / "log").write_bytes(server.stdout.read_bytes())
 
     rates, latency, drift = (

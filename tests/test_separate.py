@@ -122,7 +122,7 @@ def test_a_request_of_the_api_alone_is_a_line_as_nginx_writes_it(server: Server,
         ask(alone)
         ask(server)
     lines = [json.loads(line) for line in alone.stdout.read_text().splitlines()]
-    last = [json.loads(line) for line in server.stdout.read_text().splitlines()[-2:]]
+    last = [json.loads(line) for line in server.log().splitlines()[-2:]]
 
     assert "boneca" not in alone.stdout.read_text()
     assert [list(line) for line in lines] == [list(line) for line in last]

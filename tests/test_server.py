@@ -290,7 +290,7 @@ def test_log_is_one_json_line_a_request_without_the_text(tmp_path: Path) -> None
         server.raw(b"segredo\r\n\r\n")
         server.raw(b"GET /api/\xff\xfe HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
 
-    lines = [json.loads(line) for line in server.stdout.read_text().splitlines()]
+    lines = [json.loads(line) for line in server.log().splitlines()]
     assert {(line["method"], line["path"], line["status"]) for line in lines} >= {
         ("POST", "/api/predizer_categoria", 200),
         ("GET", "/api/health", 200),
@@ -298,7 +298,7 @@ def test_log_is_one_json_line_a_request_without_the_text(tmp_path: Path) -> None
         ("", "", 400),
     }
     assert "abc" in [line["request_id"] for line in lines]
-    assert "segredo" not in server.stdout.read_text() + server.stderr.read_text()
+    assert "segredo" not in server.log() + server.stderr.read_text()
 
 
 def test_log_of_a_start_and_a_stop_holds_no_error(tmp_path: Path) -> None:
