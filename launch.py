@@ -10,12 +10,10 @@ import contextlib
 import ctypes
 import math
 import os
-import shutil
 import signal
 import socket
 import sys
 import time
-from pathlib import Path
 
 STOP = {signal.SIGTERM, signal.SIGINT}
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_SET_NO_NEW_PRIVS = 1, 22, 2, 38
@@ -98,8 +96,10 @@ def waiting(listener: socket.socket) -> int:
 
 def under_way(port: int) -> bool:
     """Return whether a connection to the port is open: of gunicorn, which closes each once it has answered."""
-    files = [Path("/proc/net/tcp"), Path("/proc/net/tcp6")]
-    lines = [line.split() for file in files if file.exists() for line in file.read_text().splitlines()]
+    lines: list[list[str]] = []
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(FileNotFoundError), open(path) as file:
+            lines += map(str.split, file)
     return any(line[1].endswith(f":{port:04X}") and line[3] in OPEN for line in lines)
 
 
@@ -195,7 +195,7 @@ class Supervisor:
         while pid not in self.ended and time.monotonic() < deadline:
             self.await_signal(0.05)
 
-    def serve(self, role: str, port: int, run: Path) -> int:
+    def serve(self, role: str, port: int, run: str) -> int:
         """Run what the role names until told to stop, or until one dies; return the exit status."""
         try:
             listeners = bind(port)
@@ -203,7 +203,7 @@ class Supervisor:
             say(f"cannot listen on port {port}: {error.strerror}")
             return 64
 
-        os.environ |= {"TMPDIR": str(run), "READY_FILE": f"{run}/ready"}
+        os.environ |= {"TMPDIR": run, "READY_FILE": f"{run}/ready"}
         binds = [f"unix:{run}/app.sock", f"unix:{run}/health.sock"]
         if role == "api":
             for listener in listeners:
@@ -212,7 +212,7 @@ class Supervisor:
             os.environ["STANDALONE"] = "yes"
         if role != "web":
             self.start("gunicorn", *(f"--bind={each}" for each in binds))
-            while not (run / "ready").exists():
+            while not os.path.exists(f"{run}/ready"):
                 if (status := self.watch(0.02)) is not None:
                     return status
         if role == "api":
@@ -238,7 +238,8 @@ class Supervisor:
         if status == 0:
             deadline = time.monotonic() + 3.5
             with contextlib.suppress(OSError):  # a full disk
-                (run / "stopping").touch()  # /api/health says 503 from here on, while there is somebody to say it
+                # /api/health says 503 from here on, while there is somebody to say it.
+                open(f"{run}/stopping", "w").close()
             time.sleep(0.2)
             drain(listeners)
             # It ends once it has answered every request that it read; gunicorn then has nothing to lose.
@@ -271,15 +272,17 @@ class Supervisor:
             self.await_end(log, time.monotonic() + 0.4)
 
 
-def main(role: str, port: int, run: Path, log: int | None = None) -> int:
+def main(role: str, port: int, run: str, log: int | None = None) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {*STOP, signal.SIGCHLD})
     supervisor = Supervisor()
     try:
         return supervisor.serve(role, port, run)
     finally:
         supervisor.finish(log)
-        shutil.rmtree(run, ignore_errors=True)  # a worker that is being killed may write yet
+        from shutil import rmtree  # here, so that its 0.3 MB are not held all the while
+
+        rmtree(run, ignore_errors=True)  # a worker that is being killed may write yet
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), *map(int, sys.argv[4:])))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:])))
