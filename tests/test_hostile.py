@@ -39,6 +39,8 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n"
 
 def log_lines(server: Server, start: int = 0, count: int = 0) -> list[dict[str, Any]]:
     """Return what the access log holds from this byte on, once it is so many lines: nginx answers first."""
+    if not count:
+        server.log()  # waits for what is not written yet
     deadline = time.monotonic() + 5
     while (written := server.stdout.read_bytes()[start:]).count(b"\n") < count and time.monotonic() < deadline:
         continue

@@ -187,6 +187,12 @@ def test_chunked_body_is_read(server: Server) -> None:
     assert answer.endswith(b'{"categoria":"brinquedo"}\n')
 
 
+def test_bad_chunk_that_is_met_after_another_error_is_no_html(server: Server) -> None:
+    head = b"TRACE /api/modelo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    assert_nginx_problem(server.raw(head + b"zz\r\n"), 400)
+
+
 @pytest.mark.parametrize("path", ["/cadastro.html", "/nada", "/", "/api/health", "/api/nada"])
 def test_request_id_is_on_every_answer(server: Server, path: str) -> None:
     kept = server.request("GET", path, X_Request_ID="abc-1.x_Y").headers.get_all("X-Request-ID")
