@@ -22,6 +22,9 @@ TABLE_WORDS = 30_000  # what a word adds to the scores is kept for so many words
 LATIN_ACCENTS = re.compile("[\u0300-\u036f]")  # all of them combine; mostly nothing but letters of ASCII is left
 LATE_WORDS = 16_384  # of so many others, those that came last, the columns; some 5 MB in each worker
 LATE_WORD = 30  # characters; longer ones do not come again, and would let a client fill the memory
+MANY_WORDS = 64  # of so many more the columns are found at once and not kept
+ROLL, MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)  # any odd numbers of 64 bits, well mixed
+NO_LETTER = 0x110000  # the first number behind Unicode's
 ONCE = np.float32(1)  # of the type of the counts, which makes np.add.at fast; they are exact to 2 ** 24
 # Patterns of tokens that never reach over a blank, and what finds the same ones faster.
 RUNS_OF_LETTERS = {r"(?u)\b\w\w+\b": r"\w\w+", r"(?u)\b\w+\b": r"\w+"}
@@ -48,6 +51,69 @@ class Options:
     scale: float
 
 
+class Letters:
+    """Finds all n-grams of letters of a text at once: by hashes, which roll on from one length to the next.
+
+    An n-gram that is not the model's has the hash of one that is, and is taken for it, once in 10 ** 14.
+    """
+
+    def __init__(self, terms: list[str], ngram_range: tuple[int, int]) -> None:
+        self._low, self._high = ngram_range
+        columns: list[int] = []
+        hashed: list[Array] = [np.empty(0, np.uint64)]
+        for length in range(self._low, self._high + 1):
+            found = [column for column, term in enumerate(terms) if len(term) == length]
+            columns += found
+            codes = _codes("".join(terms[column] for column in found))
+            hashed.append(self._hashes(codes)[length - self._low][::length])
+        hashes = np.concatenate(hashed)
+        order = np.argsort(hashes)
+        numbers = np.arange(len(order))
+        # An open-addressed table, a quarter to a half full: each at its place or the first free one behind.
+        size = max(2 * len(order), 1).bit_length()
+        self._shift = np.uint64(64 - size)
+        place = np.maximum.accumulate(self._place(hashes[order]) - numbers) + numbers
+        self._hash = np.zeros(max(2**size, place.max(initial=0) + 1) + 1, np.uint64)  # 0 is a free place
+        self._column = np.zeros(len(self._hash), np.int32)
+        self._hash[place] = hashes[order]
+        self._column[place] = np.array(columns, np.int32)[order]
+
+    def of_text(self, text: str) -> Array:
+        """Return the columns of a text's n-grams, each as often as it occurs."""
+        return self._known(_codes(text))
+
+    def of_words(self, words: list[str]) -> Array:
+        """Return the columns of the n-grams of each of these words with a blank at either end."""
+        codes = _codes("\n".join(f" {word} " for word in words))
+        codes[codes == ord("\n")] = NO_LETTER  # which no word has, nor any of the model's n-grams
+        return self._known(codes)
+
+    def _known(self, codes: Array) -> Array:
+        hashes = np.concatenate(self._hashes(codes))
+        place = self._place(hashes)
+        found = []
+        while len(place):
+            there = self._hash.take(place)
+            same = there == hashes
+            found.append(self._column.take(place[same]))
+            other = ~same & (there != 0)
+            place, hashes = place[other] + 1, hashes[other]
+        return np.concatenate(found) if found else np.empty(0, np.int32)
+
+    def _hashes(self, codes: Array) -> list[Array]:
+        """Return for each length the hashes of the n-grams that begin at each letter; none is 0."""
+        rolled = np.ones(len(codes), np.uint64)
+        hashes = []
+        for length in range(1, self._high + 1):
+            last = codes[length - 1 :]
+            rolled = rolled[: len(last)] * ROLL + last
+            hashes.append(rolled * MIX | np.uint64(1))
+        return hashes[self._low - 1 :]
+
+    def _place(self, hashes: Array) -> Array:
+        return (hashes >> self._shift).astype(np.intp)
+
+
 class Block:
     """One vectorizer: turns a text into values in its columns of the model."""
 
@@ -57,15 +123,16 @@ class Block:
         self._column = {term: column for column, term in enumerate(terms)}.get
         self._tokens = re.compile(RUNS_OF_LETTERS.get(options.token_pattern, options.token_pattern)).findall
         self._stop_words = frozenset(options.stop_words)
+        self._letters = Letters(terms, options.ngram_range) if options.analyzer != "word" else None
 
     def columns(self, text: str) -> Array:
         """Return the columns, from 0, of the text's n-grams, sorted, each as often as it occurs; int32."""
         text = self.preprocess(text)
-        if self.options.analyzer == "char":
-            found = self._known(self._ngrams(text))
+        if self._letters and self.options.analyzer == "char":
+            found = self._letters.of_text(re.sub(r"\s\s+", " ", text))
         else:
-            found = [*self.within_words(text.split()), *self.over_words(text)]
-        columns = np.array(found, np.int32)
+            found = np.append(self.within_words(text.split()), self.over_words(text))
+        columns = found.astype(np.int32)
         columns.sort()
         return columns
 
@@ -113,10 +180,13 @@ class Block:
                 if (column := self._column(glue.join(piece for piece, _ in run))) is not None:
                     yield column, {position for _, position in run}
 
-    def within_words(self, words: list[str]) -> list[int]:
+    def within_words(self, words: list[str]) -> list[int] | Array:
         """Return the columns that each of a preprocessed text's words has by itself."""
-        if self.options.analyzer == "char_wb":
-            return [column for word in words for column in self._of_letters(word)]
+        if self._letters and self.options.analyzer == "char_wb":
+            if len(words) <= MANY_WORDS:
+                return [column for word in words for column in self._of_letters(word)]
+            shorter = [f" {word} " for word in words if len(word) + 2 < self.options.ngram_range[0]]
+            return np.append(self._letters.of_words(words), self._known(shorter))
         if self.options.analyzer == "char" or self.options.ngram_range[0] > 1:
             return []
         return self._known(self._kept_tokens(" ".join(words)))
@@ -135,11 +205,6 @@ class Block:
     def _kept_tokens(self, text: str) -> list[str]:
         tokens = self._tokens(text)
         return [token for token in tokens if token not in self._stop_words] if self._stop_words else tokens
-
-    def _ngrams(self, text: str) -> list[str]:
-        text = re.sub(r"\s\s+", " ", text)
-        low, high = self.options.ngram_range
-        return [text[i : i + n] for n in range(low, high + 1) for i in range(len(text) - n + 1)]
 
     def _of_letters(self, word: str) -> list[int]:
         """Return the columns of the n-grams of a word with a blank at either end.
@@ -224,7 +289,7 @@ class WordSums:
         self._times = np.zeros(len(self._idf), np.float32)  # that a text has each column, while its lengths are found
         self._lock = threading.Lock()  # for that
         self._integer = "H" if len(self._idf) <= 2**16 else "I"  # holds a column
-        self._late_word = lru_cache(LATE_WORDS)(self._columns)
+        self._late_word = lru_cache(LATE_WORDS)(lambda word: self._columns([word]))
         words = _vocabulary(blocks)
         self._row = {word: row for row, word in enumerate(words, 1)}.get
         self.table = table or self._table(words)
@@ -254,11 +319,11 @@ class WordSums:
         if not words:
             return np.zeros(self._weights.shape[1]), False
         rows = [*map(self._row, words, repeat(0))]
-        others = [
-            self._late_word(word) if len(word) <= LATE_WORD else self._columns(word)
-            for word, row in zip(words, rows, strict=True)
-            if not row
-        ]
+        unknown = [word for word, row in zip(words, rows, strict=True) if not row]
+        if len(unknown) > MANY_WORDS:
+            others = [self._columns(unknown)]
+        else:
+            others = [self._late_word(word) if len(word) <= LATE_WORD else self._columns([word]) for word in unknown]
         others.append(self._bytes(block.first + column for block in self._blocks for column in block.over_words(text)))
         late = b"".join(others)
         at = np.frombuffer(b"".join(map(self._of_row, rows)) + late, self._integer).astype(np.intp)
@@ -269,13 +334,16 @@ class WordSums:
 
     def _table(self, words: list[str]) -> Table:
         """Return what these words add, after a first row for none of them."""
-        columns = [np.empty(0, self._integer), *(np.frombuffer(self._columns(word), self._integer) for word in words)]
+        columns = [np.empty(0, self._integer), *(np.frombuffer(self._columns([word]), self._integer) for word in words)]
         added = np.array([self._added(at) for at in columns], self._weights.dtype)
         return Table(added, np.concatenate(columns), np.array([*map(len, columns)]))
 
-    def _columns(self, word: str) -> bytes:
-        """Return the model's columns of a word without a blank in it."""
-        return self._bytes(block.first + column for block in self._blocks for column in block.within_words([word]))
+    def _columns(self, words: list[str]) -> bytes:
+        """Return the model's columns of words, each without a blank in it."""
+        if len(words) > MANY_WORDS:
+            found = [block.first + np.array(block.within_words(words), np.intp) for block in self._blocks]
+            return np.concatenate(found).astype(self._integer).tobytes()
+        return self._bytes(block.first + column for block in self._blocks for column in block.within_words(words))
 
     def _bytes(self, columns: Iterable[int]) -> bytes:
         return array(self._integer, columns).tobytes()
@@ -452,6 +520,10 @@ def _vocabulary(blocks: list[Block]) -> list[str]:
             idf = np.ones(len(block.terms)) if block.idf is None else block.idf
             found |= {term: value for term, value in zip(block.terms, idf, strict=True) if term.split() == [term]}
     return sorted(found, key=found.__getitem__)[:TABLE_WORDS]
+
+
+def _codes(text: str) -> Array:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
 
 
 def _encode(text: str) -> Array:

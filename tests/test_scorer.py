@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.svm import LinearSVC
 
 import model_file
+import scorer as scorer_module
 from compiler import NotCompilable, compile_model
 from model_file import Model
 from scorer import ModelError, Scorer
@@ -94,6 +96,11 @@ def made_of(terms: list[str], count: int, seed: int) -> Iterator[str]:
         yield pick.choice([" ", " ", " ", "  ", ", ", "\n", "-"]).join(words)
 
 
+def long(texts: list[str]) -> list[str]:
+    """Return some texts of 50 of these each, whose words are looked up all at once."""
+    return [" ".join(texts[at : at + 50]) for at in range(0, len(texts) - 50, 500)]
+
+
 def assert_same_answers(scorer: Scorer, vect: Any, clf: Any, texts: list[str], features: Any = None) -> None:
     """Check the categories, but for near ties, and the probabilities to 1e-6; 9 texts of 10 must hit the vocabulary."""
     features = vect.transform(texts) if features is None else features
@@ -122,6 +129,7 @@ def test_each_supported_pair_answers_as_scikit_learn(
     words = sorted(CountVectorizer().fit(sample[0]).vocabulary_)
     for start in range(0, texts, 20_000):
         made = list(made_of(words, min(20_000, texts - start), seed=start))
+        made += long(made)
         features = vect.transform(made)
         for create in CLASSIFIERS.values():
             clf = create().fit(trained, sample[1])
@@ -139,7 +147,7 @@ def test_shipped_model_answers_as_scikit_learn(texts: int) -> None:
     assert_same_answers(scorer, model.vect, model.clf, [f"{row['titulo']} {row['descricao']}" for row in rows])
     for start in range(0, texts, 20_000):
         made = list(made_of(terms, min(20_000, texts - start), seed=start))
-        assert_same_answers(scorer, model.vect, model.clf, made)
+        assert_same_answers(scorer, model.vect, model.clf, made + long(made))
 
 
 @st.composite
@@ -195,17 +203,20 @@ def test_values_are_the_vectorizers_whatever_its_options(vect: Any, corpus: list
 
 @settings(max_examples=100, deadline=None)
 @given(
-    vect=vectorizers(), text=st.text(st.one_of(ALPHABET, st.sampled_from("bonecarlp "), st.characters()), max_size=60)
+    vect=vectorizers(),
+    text=st.text(st.one_of(ALPHABET, st.sampled_from("bonecarlp "), st.characters()), max_size=60),
+    many=st.sampled_from([0, scorer_module.MANY_WORDS]),
 )
 @pytest.mark.filterwarnings("ignore:The parameter", "ignore:Your stop_words")
-def test_any_text_has_scikit_learns_answer_and_shares(vect: Any, text: str) -> None:
+def test_any_text_has_scikit_learns_answer_and_shares(vect: Any, text: str, many: int) -> None:
     try:
         clf = LogisticRegression().fit(vect.fit_transform(TEXTS), CATEGORIES)
     except ValueError:
         return
     scorer = compile_model(Model(vect, clf, {}, ""))
 
-    judgement = scorer.judge(text)
+    with mock.patch.object(scorer_module, "MANY_WORDS", many):
+        judgement = scorer.judge(text)
 
     expected = clf.predict_proba(vect.transform([text]))[0]
     np.testing.assert_allclose(np.array(judgement.probabilities), expected, rtol=0, atol=1e-6)
