@@ -22,7 +22,7 @@ TABLE_WORDS = 30_000  # what a word adds to the scores is kept for so many words
 LATIN_ACCENTS = re.compile("[\u0300-\u036f]")  # all of them combine; mostly nothing but letters of ASCII is left
 LATE_WORDS = 16_384  # of so many others, those that came last, the columns; some 5 MB in each worker
 LATE_WORD = 30  # characters; longer ones do not come again, and would let a client fill the memory
-MANY_WORDS = 64  # of so many more the columns are found at once and not kept
+MANY_LETTERS = 500  # the columns of words of more in all are found at once and not kept
 ROLL, MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)  # any odd numbers of 64 bits, well mixed
 NO_LETTER = 0x110000  # the first number behind Unicode's
 ONCE = np.float32(1)  # of the type of the counts, which makes np.add.at fast; they are exact to 2 ** 24
@@ -183,7 +183,7 @@ class Block:
     def within_words(self, words: list[str]) -> list[int] | Array:
         """Return the columns that each of a preprocessed text's words has by itself."""
         if self._letters and self.options.analyzer == "char_wb":
-            if len(words) <= MANY_WORDS:
+            if not _many(words):
                 return [column for word in words for column in self._of_letters(word)]
             shorter = [f" {word} " for word in words if len(word) + 2 < self.options.ngram_range[0]]
             return np.append(self._letters.of_words(words), self._known(shorter))
@@ -320,7 +320,7 @@ class WordSums:
             return np.zeros(self._weights.shape[1]), False
         rows = [*map(self._row, words, repeat(0))]
         unknown = [word for word, row in zip(words, rows, strict=True) if not row]
-        if len(unknown) > MANY_WORDS:
+        if _many(unknown):
             others = [self._columns(unknown)]
         else:
             others = [self._late_word(word) if len(word) <= LATE_WORD else self._columns([word]) for word in unknown]
@@ -340,7 +340,7 @@ class WordSums:
 
     def _columns(self, words: list[str]) -> bytes:
         """Return the model's columns of words, each without a blank in it."""
-        if len(words) > MANY_WORDS:
+        if _many(words):
             found = [block.first + np.array(block.within_words(words), np.intp) for block in self._blocks]
             return np.concatenate(found).astype(self._integer).tobytes()
         return self._bytes(block.first + column for block in self._blocks for column in block.within_words(words))
@@ -520,6 +520,10 @@ def _vocabulary(blocks: list[Block]) -> list[str]:
             idf = np.ones(len(block.terms)) if block.idf is None else block.idf
             found |= {term: value for term, value in zip(block.terms, idf, strict=True) if term.split() == [term]}
     return sorted(found, key=found.__getitem__)[:TABLE_WORDS]
+
+
+def _many(words: list[str]) -> bool:
+    return sum(map(len, words)) > MANY_LETTERS
 
 
 def _codes(text: str) -> Array:

@@ -205,7 +205,7 @@ def test_values_are_the_vectorizers_whatever_its_options(vect: Any, corpus: list
 @given(
     vect=vectorizers(),
     text=st.text(st.one_of(ALPHABET, st.sampled_from("bonecarlp "), st.characters()), max_size=60),
-    many=st.sampled_from([0, scorer_module.MANY_WORDS]),
+    many=st.sampled_from([0, scorer_module.MANY_LETTERS]),
 )
 @pytest.mark.filterwarnings("ignore:The parameter", "ignore:Your stop_words")
 def test_any_text_has_scikit_learns_answer_and_shares(vect: Any, text: str, many: int) -> None:
@@ -215,7 +215,7 @@ def test_any_text_has_scikit_learns_answer_and_shares(vect: Any, text: str, many
         return
     scorer = compile_model(Model(vect, clf, {}, ""))
 
-    with mock.patch.object(scorer_module, "MANY_WORDS", many):
+    with mock.patch.object(scorer_module, "MANY_LETTERS", many):
         judgement = scorer.judge(text)
 
     expected = clf.predict_proba(vect.transform([text]))[0]
