@@ -36,7 +36,7 @@ VARIANTS: dict[str, list[Edit]] = {
     ],
     "2 nginx workers": [("nginx.conf", "worker_processes 1", "worker_processes 2")],
     "nginx buffers no answer": [("default", "proxy_max_temp_file_size 0;", r"\g<0> proxy_buffering off;")],
-    "nginx writes each line of its log at once": [("default", " buffer=4k flush=100ms", "")],
+    "nginx writes each line of its log at once": [("default", " buffer=4k flush=10ms", "")],
     "no log": [("default", "access_log /dev/stdout [^;]*", "access_log off")],
     "no pcre_jit": [("nginx.conf", "pcre_jit on;", "")],
 }

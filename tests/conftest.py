@@ -103,8 +103,8 @@ class Server:
         return [pid for pid, (parent, mine) in family.items() if mine == name and family[parent][1] != name]
 
     def log(self) -> str:
-        """Return the access log, with what nginx held back for a tenth of a second (see `default`)."""
-        time.sleep(0.2)
+        """Return the access log, with what nginx held back for a moment (see `default`)."""
+        time.sleep(0.1)
         return self.stdout.read_text()
 
     def request(self, method: str, path: str, body: bytes | str | None = None, **headers: str) -> Answer:

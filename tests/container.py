@@ -92,6 +92,8 @@ class Container:
         return int(waited.stdout)
 
     def logs(self) -> tuple[str, str]:
+        """Return stdout and stderr, with what nginx held back for a moment (see `default`)."""
+        time.sleep(0.1)
         shown = docker("logs", self.name)
         return shown.stdout, shown.stderr
 

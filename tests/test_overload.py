@@ -181,45 +181,61 @@ def test_twice_what_it_can_do_is_no_less_done_and_the_rest_is_refused_at_once(
 def test_ten_times_what_it_can_do_leaves_nobody_waiting(held: Container, capsys: pytest.CaptureFixture[str]) -> None:
     requests = requests_of(TEXTS["a title"])
     best = best_rate(held.port, TEXTS["a title"])
-    ended = threading.Event()
-    closed = 0
+    slowest, health, after = [], [], []
+    for _ in range(3):  # others slow the machine down now and then: the medians count
+        with probed(held) as probes:
+            outcomes = open_loop(held.port, 10 * best, 6, requests)
+        end = max(outcome.begun + outcome.seconds for outcome in outcomes)  # of the last answer
+        open_loop(held.port, 0.5 * best, max(0.1, 8 - end), requests)
+        after.append(rate(open_loop(held.port, 0.9 * best, 3, requests), 3))
+        slowest.append(max(outcome.seconds for outcome in outcomes))
+        health.append(max(probes.seconds))
 
-    def probe() -> list[float]:
-        """Ask for /api/health over and over; one whose connection is closed, as some are, asks again."""
-        nonlocal closed
-        took = []
+        with capsys.disabled():
+            print(told(f"{10 * best:.0f}/s, ten times the best, 6 s", outcomes), end="")
+            print(
+                f"; {rate(outcomes, 6):.0f}/s done; health slowest {health[-1]:.2f} s of {len(probes.seconds)}, "
+                f"{probes.closed} asked twice; peak {peak(held):.0f} of 512 MB; 2 s later {after[-1]:.0f} of "
+                f"{0.9 * best:.0f}/s done"
+            )
+        assert all(outcome.status is not None for outcome in outcomes)
+    assert statistics.median(slowest) < 3
+    assert statistics.median(health) < 2
+    assert kills(held) == 0
+    assert statistics.median(after) >= 0.75 * 0.9 * best
+
+
+@dataclass
+class Probes:
+    """How long each probe took, and how many connections were closed, whose probes asked again."""
+
+    seconds: list[float]
+    closed: int = 0
+
+
+@contextlib.contextmanager
+def probed(held: Container) -> Iterator[Probes]:
+    """Ask for /api/health over and over meanwhile."""
+    probes = Probes([])
+    ended = threading.Event()
+
+    def probe() -> None:
         while not ended.wait(0.2):
             begun = time.monotonic()
             try:
                 assert held.request("GET", "/api/health").status == 200
             except (ConnectionError, http.client.RemoteDisconnected):
-                closed += 1
+                probes.closed += 1
                 assert held.request("GET", "/api/health").status == 200
-            took.append(time.monotonic() - begun)
-        return took
+            probes.seconds.append(time.monotonic() - begun)
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        probes = pool.submit(probe)
+        probing = pool.submit(probe)
         try:
-            outcomes = open_loop(held.port, 10 * best, 6, requests)
+            yield probes
         finally:
             ended.set()
-        health = probes.result()
-    late = max(outcome.begun + outcome.seconds for outcome in outcomes) - 6  # answers that came after the load's end
-    open_loop(held.port, 0.5 * best, max(0.1, 2 - late), requests)
-    after = open_loop(held.port, 0.9 * best, 3, requests)
-
-    with capsys.disabled():
-        print(told(f"{10 * best:.0f}/s, ten times the best, 6 s", outcomes), end="")
-        print(
-            f"; {rate(outcomes, 6):.0f}/s done; health slowest {max(health):.2f} s of {len(health)}, {closed} "
-            f"asked twice; peak {peak(held):.0f} of 512 MB; 2 s later {rate(after, 3):.0f} of {0.9 * best:.0f}/s done"
-        )
-    assert all(outcome.status is not None for outcome in outcomes)
-    assert max(outcome.seconds for outcome in outcomes) < 3
-    assert max(health) < 2
-    assert kills(held) == 0
-    assert rate(after, 3) >= 0.75 * 0.9 * best
+        probing.result()
 
 
 def test_request_whose_client_has_gone_is_not_worked_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
