@@ -16,7 +16,7 @@ from sklearn.svm import LinearSVC
 
 import model_file
 from model_file import Model
-from scorer import Array, Block, Judgement, ModelError, Options, Scorer
+from scorer import Array, Block, Judgement, ModelError, Options, Scorer, Terms
 
 NOT_COMPILABLE = 3  # the exit status of this module run as a program
 TRIAL = ("boneca de pano", "Kit 4 Esponjas p/ Maquiagem, Formato de Coração!", "livro livro de LIVROS", "?")
@@ -172,9 +172,10 @@ def _block(
     if idf is not None and np.shape(idf) != (len(terms),):
         raise ModelError("the vectorizer has not one idf for each of its terms")
     if idf is None or options.dtype == "float32":  # sums of float32 would come out otherwise in another order
-        return Block(options, terms, first, None if idf is None else np.asarray(idf)), np.arange(len(terms))
+        return Block(options, Terms.of(terms), first, None if idf is None else np.asarray(idf)), np.arange(len(terms))
     order = np.argsort(idf, kind="stable")
-    return Block(options, [terms[column] for column in order], first, np.asarray(idf)[order]), order
+    ordered = Terms.of([terms[column] for column in order])
+    return Block(options, ordered, first, np.asarray(idf)[order]), order
 
 
 if __name__ == "__main__":  # python compiler.py MODEL COMPILED

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import repeat
+from itertools import islice, pairwise, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,6 @@ TABLE_WORDS = 30_000  # what a word adds to the scores is kept for so many words
 LATIN_ACCENTS = re.compile("[\u0300-\u036f]")  # all of them combine; mostly nothing but letters of ASCII is left
 LATE_WORDS = 16_384  # of so many others, those that came last, the columns; some 5 MB in each worker
 LATE_WORD = 30  # characters; longer ones do not come again, and would let a client fill the memory
-MANY_LETTERS = 500  # the columns of words of more in all are found at once and not kept
 ROLL, MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)  # any odd numbers of 64 bits, well mixed
 NO_LETTER = 0x110000  # the first number behind Unicode's
 ONCE = np.float32(1)  # of the type of the counts, which makes np.add.at fast; they are exact to 2 ** 24
@@ -51,21 +50,46 @@ class Options:
     scale: float
 
 
+class Terms:
+    """A vectorizer's terms in the order of their columns, in one text: a string for each takes ten times the memory."""
+
+    def __init__(self, text: str, lengths: Array) -> None:
+        """Take all terms, one after another, and the length of each."""
+        self.text, self.lengths = text, lengths
+        self.starts = lengths.cumsum() - lengths
+
+    @classmethod
+    def of(cls, terms: list[str]) -> Terms:
+        return cls("".join(terms), np.array([*map(len, terms)], np.int32))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def columns(self, wanted: Array | slice = slice(None)) -> dict[str, int]:
+        """Return the columns of the terms, or of those that are wanted: all of it is in the columns' order."""
+        columns = np.arange(len(self))[wanted]
+        starts = self.starts[columns]
+        ends = starts + self.lengths[columns]
+        each = zip(columns.tolist(), starts.tolist(), ends.tolist(), strict=True)
+        return {self.text[start:end]: column for column, start, end in each}
+
+
 class Letters:
     """Finds all n-grams of letters of a text at once: by hashes, which roll on from one length to the next.
 
     An n-gram that is not the model's has the hash of one that is, and is taken for it, once in 10 ** 14.
     """
 
-    def __init__(self, terms: list[str], ngram_range: tuple[int, int]) -> None:
+    def __init__(self, terms: Terms, ngram_range: tuple[int, int]) -> None:
         self._low, self._high = ngram_range
-        columns: list[int] = []
+        codes = _codes(terms.text)
+        columns: list[Array] = [np.empty(0, np.int32)]
         hashed: list[Array] = [np.empty(0, np.uint64)]
         for length in range(self._low, self._high + 1):
-            found = [column for column, term in enumerate(terms) if len(term) == length]
-            columns += found
-            codes = _codes("".join(terms[column] for column in found))
-            hashed.append(self._hashes(codes)[length - self._low][::length])
+            found = np.flatnonzero(terms.lengths == length)
+            columns.append(found)
+            letters = codes[terms.starts[found, None] + np.arange(length)]
+            hashed.append(self._hashes(letters.ravel())[length - self._low][::length])
         hashes = np.concatenate(hashed)
         order = np.argsort(hashes)
         numbers = np.arange(len(order))
@@ -76,29 +100,34 @@ class Letters:
         self._hash = np.zeros(max(2**size, place.max(initial=0) + 1) + 1, np.uint64)  # 0 is a free place
         self._column = np.zeros(len(self._hash), np.int32)
         self._hash[place] = hashes[order]
-        self._column[place] = np.array(columns, np.int32)[order]
+        self._column[place] = np.concatenate(columns)[order]
 
-    def of_text(self, text: str) -> Array:
-        """Return the columns of a text's n-grams, each as often as it occurs."""
+    def of_text(self, text: str) -> tuple[Array, Array]:
+        """Return the columns of a text's n-grams, each as often as it occurs, and the letter at which each begins."""
         return self._known(_codes(text))
 
-    def of_words(self, words: list[str]) -> Array:
-        """Return the columns of the n-grams of each of these words with a blank at either end."""
+    def of_words(self, words: list[str]) -> tuple[Array, Array]:
+        """Return the columns of the n-grams of words with a blank at either end, and the number of each one's word."""
         codes = _codes("\n".join(f" {word} " for word in words))
-        codes[codes == ord("\n")] = NO_LETTER  # which no word has, nor any of the model's n-grams
-        return self._known(codes)
+        between = codes == ord("\n")
+        codes[between] = NO_LETTER  # which no word has, nor any of the model's n-grams
+        columns, begins = self._known(codes)
+        return columns, between.cumsum().take(begins)
 
-    def _known(self, codes: Array) -> Array:
-        hashes = np.concatenate(self._hashes(codes))
+    def _known(self, codes: Array) -> tuple[Array, Array]:
+        of_length = self._hashes(codes)
+        hashes = np.concatenate(of_length)
+        begins = np.concatenate([np.arange(len(each)) for each in of_length])
         place = self._place(hashes)
-        found = []
+        columns, begin = [np.empty(0, np.int32)], [np.empty(0, np.intp)]
         while len(place):
             there = self._hash.take(place)
             same = there == hashes
-            found.append(self._column.take(place[same]))
-            other = ~same & (there != 0)
-            place, hashes = place[other] + 1, hashes[other]
-        return np.concatenate(found) if found else np.empty(0, np.int32)
+            columns.append(self._column.take(place[same]))
+            begin.append(begins[same])
+            other = np.flatnonzero(~same & (there != 0))
+            place, hashes, begins = place.take(other) + 1, hashes.take(other), begins.take(other)
+        return np.concatenate(columns), np.concatenate(begin)
 
     def _hashes(self, codes: Array) -> list[Array]:
         """Return for each length the hashes of the n-grams that begin at each letter; none is 0."""
@@ -117,21 +146,25 @@ class Letters:
 class Block:
     """One vectorizer: turns a text into values in its columns of the model."""
 
-    def __init__(self, options: Options, terms: list[str], first: int, idf: Array | None) -> None:
-        """Take the terms in the order of their columns, of which `first` is the first, and idf of shape (terms,)."""
+    def __init__(self, options: Options, terms: Terms, first: int, idf: Array | None) -> None:
+        """Take the terms, the column of the first of them, and idf of shape (terms,)."""
         self.options, self.terms, self.first, self.idf = options, terms, first, idf
-        self._column = {term: column for column, term in enumerate(terms)}.get
+        letters = options.analyzer != "word"
+        self._letters = Letters(terms, options.ngram_range) if letters else None
+        # Of letters only what is shorter than an n-gram, as a short word may be.
+        self.column = terms.columns(terms.lengths < options.ngram_range[0] if letters else slice(None))
         self._tokens = re.compile(RUNS_OF_LETTERS.get(options.token_pattern, options.token_pattern)).findall
         self._stop_words = frozenset(options.stop_words)
-        self._letters = Letters(terms, options.ngram_range) if options.analyzer != "word" else None
 
     def columns(self, text: str) -> Array:
         """Return the columns, from 0, of the text's n-grams, sorted, each as often as it occurs; int32."""
         text = self.preprocess(text)
-        if self._letters and self.options.analyzer == "char":
-            found = self._letters.of_text(re.sub(r"\s\s+", " ", text))
+        if self.options.analyzer == "char_wb":
+            found, _ = self.within_words(text.split())
+        elif self._letters:
+            found, _ = self._letters.of_text(re.sub(r"\s\s+", " ", text))
         else:
-            found = np.append(self.within_words(text.split()), self.over_words(text))
+            found = np.array(self._of_tokens(text, self.options.ngram_range[0]), np.intp)
         columns = found.astype(np.int32)
         columns.sort()
         return columns
@@ -163,60 +196,59 @@ class Block:
 
     def columns_of_words(self, words: list[str]) -> Iterator[tuple[int, set[int]]]:
         """Yield the column of each n-gram of the text that these words make, with the positions of the words in it."""
-        low, high = self.options.ngram_range
         if self.options.analyzer == "char_wb":
-            for position, word in enumerate(words):
-                columns = self.within_words(self.preprocess(word).split())
-                yield from ((column, {position}) for column in columns)
-            return
-        if self.options.analyzer == "word":
-            pieces = [(t, p) for p, word in enumerate(words) for t in self._kept_tokens(self.preprocess(word))]
+            pieces = [(piece, p) for p, word in enumerate(words) for piece in self.preprocess(word).split()]
+            columns, which = self.within_words([piece for piece, _ in pieces])
+            yield from zip(columns.tolist(), ({pieces[n][1]} for n in which.tolist()), strict=True)
+        elif self._letters:
+            pieces = [(letter, p) for p, word in enumerate(words) for letter in self.preprocess(word) + " "][:-1]
+            columns, begins = self._letters.of_text("".join(letter for letter, _ in pieces))
+            ends = begins + self.terms.lengths[columns]
+            for column, begin, end in zip(columns.tolist(), begins.tolist(), ends.tolist(), strict=True):
+                yield column, {position for _, position in pieces[begin:end]}
         else:
-            pieces = [(c, p) for p, word in enumerate(words) for c in self.preprocess(word) + " "][:-1]
-        glue = " " if self.options.analyzer == "word" else ""
-        for length in range(low, high + 1):
-            for start in range(len(pieces) - length + 1):
-                run = pieces[start : start + length]
-                if (column := self._column(glue.join(piece for piece, _ in run))) is not None:
-                    yield column, {position for _, position in run}
+            pieces = [(token, p) for p, word in enumerate(words) for token in self._kept_tokens(self.preprocess(word))]
+            low, high = self.options.ngram_range
+            for length in range(low, high + 1):
+                for start in range(len(pieces) - length + 1):
+                    run = pieces[start : start + length]
+                    for column in self._known([" ".join(piece for piece, _ in run)]):
+                        yield column, {position for _, position in run}
 
-    def within_words(self, words: list[str]) -> list[int] | Array:
-        """Return the columns that each of a preprocessed text's words has by itself."""
-        if self._letters and self.options.analyzer == "char_wb":
-            if not _many(words):
-                return [column for word in words for column in self._of_letters(word)]
-            shorter = [f" {word} " for word in words if len(word) + 2 < self.options.ngram_range[0]]
-            return np.append(self._letters.of_words(words), self._known(shorter))
-        if self.options.analyzer == "char" or self.options.ngram_range[0] > 1:
-            return []
-        return self._known(self._kept_tokens(" ".join(words)))
+    def within_words(self, words: list[str]) -> tuple[Array, Array]:
+        """Return the columns that each word of a preprocessed text has by itself, and the number of each one's word."""
+        columns, which = np.empty(0, np.intp), np.empty(0, np.intp)
+        low = self.options.ngram_range[0]
+        whole: Iterable[tuple[str, int]] = ()
+        if self._letters:
+            columns, which = self._letters.of_words(words)
+            # A word that is shorter than an n-gram counts once, whole.
+            whole = ((f" {word} ", n) for n, word in enumerate(words) if len(word) + 2 < low)
+        elif low == 1:
+            whole = ((token, n) for n, word in enumerate(words) for token in self._kept_tokens(word))
+        if found := [(column, n) for term, n in whole if (column := self.column.get(term)) is not None]:
+            more, of = np.array(found).T
+            return np.append(columns, more), np.append(which, of)
+        return columns, which
 
     def over_words(self, text: str) -> list[int]:
         """Return the columns of the n-grams over several words of a preprocessed text."""
-        low, high = self.options.ngram_range
-        if self.options.analyzer == "char_wb" or high == 1:
+        return self._of_tokens(text, 2) if self.options.analyzer == "word" else []
+
+    def _of_tokens(self, text: str, low: int) -> list[int]:
+        """Return the columns of the n-grams of at least so many tokens."""
+        least, most = self.options.ngram_range
+        if max(low, least) > most:
             return []
         tokens = self._kept_tokens(text)
-        return [n for length in range(max(low, 2), high + 1) for n in self._known(_runs(tokens, length))]
+        return [n for length in range(max(low, least), most + 1) for n in self._known(_runs(tokens, length))]
 
     def _known(self, terms: Iterable[str]) -> list[int]:
-        return [column for column in map(self._column, terms) if column is not None]
+        return [column for column in map(self.column.get, terms) if column is not None]
 
     def _kept_tokens(self, text: str) -> list[str]:
         tokens = self._tokens(text)
         return [token for token in tokens if token not in self._stop_words] if self._stop_words else tokens
-
-    def _of_letters(self, word: str) -> list[int]:
-        """Return the columns of the n-grams of a word with a blank at either end.
-
-        A word shorter than an n-gram counts once, whole.
-        """
-        padded = f" {word} "
-        low, high = self.options.ngram_range
-        size = len(padded)
-        if size <= low:
-            return self._known([padded])
-        return self._known([padded[i : i + n] for n in range(low, min(high, size) + 1) for i in range(size - n + 1)])
 
     def adds_up_by_words(self) -> bool:
         """Tell whether the values, but for those of n-grams over words, are sums over the words; see WordSums."""
@@ -231,9 +263,9 @@ class Block:
         )
 
 
-def _runs(tokens: list[str], length: int) -> Iterator[str]:
+def _runs(tokens: list[str], length: int) -> Iterable[str]:
     """Return the n-grams of a length."""
-    return map(" ".join, zip(*(tokens[start:] for start in range(length)), strict=False))
+    return tokens if length == 1 else map(" ".join, zip(*(tokens[start:] for start in range(length)), strict=False))
 
 
 @lru_cache(maxsize=2)  # the blocks of a model mostly agree on it
@@ -289,13 +321,13 @@ class WordSums:
         self._times = np.zeros(len(self._idf), np.float32)  # that a text has each column, while its lengths are found
         self._lock = threading.Lock()  # for that
         self._integer = "H" if len(self._idf) <= 2**16 else "I"  # holds a column
-        self._late_word = lru_cache(LATE_WORDS)(lambda word: self._columns([word]))
+        self._late: dict[str, bytes] = {}
         words = _vocabulary(blocks)
         self._row = {word: row for row, word in enumerate(words, 1)}.get
         self.table = table or self._table(words)
-        ends = (self.table.counts.cumsum() * self.table.columns.itemsize).tolist()
-        data = self.table.columns.tobytes()
-        self._of_row = [data[start:end] for start, end in zip([0, *ends], ends, strict=False)].__getitem__
+        # Not a string of bytes for each: what is read then would be copied for each worker, with its reference count.
+        self._of_rows = self.table.columns.tobytes()
+        self._ends = array("I", [0, *(self.table.counts.cumsum() * self.table.columns.itemsize).tolist()])
 
     @staticmethod
     def fits(blocks: list[Block], weights: Array) -> bool:
@@ -320,13 +352,12 @@ class WordSums:
             return np.zeros(self._weights.shape[1]), False
         rows = [*map(self._row, words, repeat(0))]
         unknown = [word for word, row in zip(words, rows, strict=True) if not row]
-        if _many(unknown):
-            others = [self._columns(unknown)]
-        else:
-            others = [self._late_word(word) if len(word) <= LATE_WORD else self._columns([word]) for word in unknown]
-        others.append(self._bytes(block.first + column for block in self._blocks for column in block.over_words(text)))
-        late = b"".join(others)
-        at = np.frombuffer(b"".join(map(self._of_row, rows)) + late, self._integer).astype(np.intp)
+        over = [block.first + column for block in self._blocks for column in block.over_words(text)]
+        late = b"".join([*self._of_late(unknown), array(self._integer, over).tobytes()])
+        data, ends = self._of_rows, self._ends
+        at = np.frombuffer(b"".join([data[ends[row] : ends[row + 1]] for row in rows]) + late, self._integer).astype(
+            np.intp
+        )
         added = self.table.added.take(rows, axis=0).sum(axis=0, dtype=np.float64)
         if late:
             added += self._added(at[-(len(late) // self.table.columns.itemsize) :])
@@ -334,19 +365,30 @@ class WordSums:
 
     def _table(self, words: list[str]) -> Table:
         """Return what these words add, after a first row for none of them."""
-        columns = [np.empty(0, self._integer), *(np.frombuffer(self._columns([word]), self._integer) for word in words)]
+        columns = [np.frombuffer(data, self._integer) for data in [b"", *self._columns(words)]]
         added = np.array([self._added(at) for at in columns], self._weights.dtype)
         return Table(added, np.concatenate(columns), np.array([*map(len, columns)]))
 
-    def _columns(self, words: list[str]) -> bytes:
-        """Return the model's columns of words, each without a blank in it."""
-        if _many(words):
-            found = [block.first + np.array(block.within_words(words), np.intp) for block in self._blocks]
-            return np.concatenate(found).astype(self._integer).tobytes()
-        return self._bytes(block.first + column for block in self._blocks for column in block.within_words(words))
+    def _of_late(self, words: list[str]) -> list[bytes]:
+        """Return the columns of words that are not in the table: of those that did not come lately, found at once."""
+        kept = [*map(self._late.get, words)]
+        if None not in kept:
+            return kept  # type: ignore[return-value]
+        new = [*dict.fromkeys(word for word, columns in zip(words, kept, strict=True) if columns is None)]
+        found = dict(zip(new, self._columns(new), strict=True))
+        self._late |= {word: columns for word, columns in found.items() if len(word) <= LATE_WORD}
+        for word in [*islice(self._late, max(len(self._late) - LATE_WORDS, 0))]:
+            self._late.pop(word, None)
+        return [found[word] if columns is None else columns for word, columns in zip(words, kept, strict=True)]
 
-    def _bytes(self, columns: Iterable[int]) -> bytes:
-        return array(self._integer, columns).tobytes()
+    def _columns(self, words: list[str]) -> list[bytes]:
+        """Return the model's columns of each of these words, none of which has a blank in it."""
+        found = [(block.first, *block.within_words(words)) for block in self._blocks]
+        columns = np.concatenate([first + columns for first, columns, _ in found])
+        which = np.concatenate([which for _, _, which in found])
+        data = columns[which.argsort(kind="stable")].astype(self._integer).tobytes()
+        ends = np.bincount(which, minlength=len(words)).cumsum() * np.dtype(self._integer).itemsize
+        return [data[start:end] for start, end in pairwise([0, *ends.tolist()])]
 
     def _added(self, at: Array) -> Array:
         """Return what these columns add, (blocks, scores)."""
@@ -404,8 +446,8 @@ class Scorer:
         }
         arrays = {"header": _encode(json.dumps(header)), "weights": self.weights, "intercept": self.intercept}
         for number, block in enumerate(self.blocks):
-            arrays[f"lengths{number}"] = np.array([len(term) for term in block.terms], np.int32)
-            arrays[f"terms{number}"] = _encode("".join(block.terms))
+            arrays[f"lengths{number}"] = block.terms.lengths
+            arrays[f"terms{number}"] = _encode(block.terms.text)
             if block.idf is not None:
                 arrays[f"idf{number}"] = block.idf
         if self._by_words:
@@ -421,8 +463,7 @@ class Scorer:
             blocks: list[Block] = []
             first = 0
             for number, options in enumerate(header["blocks"]):
-                text, ends = _decode(arrays[f"terms{number}"]), np.cumsum(arrays[f"lengths{number}"]).tolist()
-                terms = [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+                terms = Terms(_decode(arrays[f"terms{number}"]), arrays[f"lengths{number}"])
                 idf = arrays.get(f"idf{number}")
                 options["ngram_range"] = tuple(options["ngram_range"])
                 blocks.append(Block(Options(**options), terms, first, idf))
@@ -518,12 +559,8 @@ def _vocabulary(blocks: list[Block]) -> list[str]:
     for block in blocks:
         if block.options.analyzer == "word":
             idf = np.ones(len(block.terms)) if block.idf is None else block.idf
-            found |= {term: value for term, value in zip(block.terms, idf, strict=True) if term.split() == [term]}
+            found |= {term: value for term, value in zip(block.column, idf, strict=True) if term.split() == [term]}
     return sorted(found, key=found.__getitem__)[:TABLE_WORDS]
-
-
-def _many(words: list[str]) -> bool:
-    return sum(map(len, words)) > MANY_LETTERS
 
 
 def _codes(text: str) -> Array:

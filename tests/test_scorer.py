@@ -9,7 +9,6 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.svm import LinearSVC
 
 import model_file
-import scorer as scorer_module
 from compiler import NotCompilable, compile_model
 from model_file import Model
 from scorer import ModelError, Scorer
@@ -142,7 +140,7 @@ def test_shipped_model_answers_as_scikit_learn(texts: int) -> None:
     model = model_file.load(ROOT / "model.sav")
     scorer = compile_model(model)
     rows = listings("listings-test.csv") + listings("listings-train.csv")
-    terms = [term for block in scorer.blocks for term in block.terms if block.options.analyzer == "word"]
+    terms = [term for block in scorer.blocks if block.options.analyzer == "word" for term in block.terms.columns()]
 
     assert_same_answers(scorer, model.vect, model.clf, [f"{row['titulo']} {row['descricao']}" for row in rows])
     for start in range(0, texts, 20_000):
@@ -195,8 +193,9 @@ def test_values_are_the_vectorizers_whatever_its_options(vect: Any, corpus: list
 
     row = vect.transform([text])
     names = vect.get_feature_names_out()
+    terms = [*block.terms.columns()]
     expected = {names[column]: value for column, value in zip(row.indices, row.data, strict=True)}
-    assert {block.terms[column]: value for column, value in zip(columns, values, strict=True)} == pytest.approx(
+    assert {terms[column]: value for column, value in zip(columns, values, strict=True)} == pytest.approx(
         expected, rel=1e-6
     )
 
@@ -205,18 +204,16 @@ def test_values_are_the_vectorizers_whatever_its_options(vect: Any, corpus: list
 @given(
     vect=vectorizers(),
     text=st.text(st.one_of(ALPHABET, st.sampled_from("bonecarlp "), st.characters()), max_size=60),
-    many=st.sampled_from([0, scorer_module.MANY_LETTERS]),
 )
 @pytest.mark.filterwarnings("ignore:The parameter", "ignore:Your stop_words")
-def test_any_text_has_scikit_learns_answer_and_shares(vect: Any, text: str, many: int) -> None:
+def test_any_text_has_scikit_learns_answer_and_shares(vect: Any, text: str) -> None:
     try:
         clf = LogisticRegression().fit(vect.fit_transform(TEXTS), CATEGORIES)
     except ValueError:
         return
     scorer = compile_model(Model(vect, clf, {}, ""))
 
-    with mock.patch.object(scorer_module, "MANY_LETTERS", many):
-        judgement = scorer.judge(text)
+    judgement = scorer.judge(text)
 
     expected = clf.predict_proba(vect.transform([text]))[0]
     np.testing.assert_allclose(np.array(judgement.probabilities), expected, rtol=0, atol=1e-6)
