@@ -152,12 +152,14 @@ def _block(
             raise NotCompilable(option)
     if vectorizer.analyzer not in ("word", "char", "char_wb"):
         raise NotCompilable("analyzer")
+    if vectorizer.ngram_range[0] < 1:  # which scikit-learn takes, for each analyzer otherwise
+        raise NotCompilable("ngram_range")
     terms = sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__)
     if [vectorizer.vocabulary_[term] for term in terms] != list(range(len(terms))):
         raise ModelError("the vectorizer's vocabulary does not number its terms from 0")
     options = Options(
         analyzer=vectorizer.analyzer,
-        ngram_range=vectorizer.ngram_range,
+        ngram_range=(int(vectorizer.ngram_range[0]), int(vectorizer.ngram_range[1])),
         lowercase=bool(vectorizer.lowercase),
         strip_accents=vectorizer.strip_accents or None,
         token_pattern=vectorizer.token_pattern or "",

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import islice, pairwise, repeat
+from itertools import pairwise, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 TABLE_WORDS = 30_000  # what a word adds to the scores is kept for so many words, the commonest; some 7 MB
 LATIN_ACCENTS = re.compile("[\u0300-\u036f]")  # all of them combine; mostly nothing but letters of ASCII is left
-LATE_WORDS = 16_384  # of so many others, those that came last, the columns; some 5 MB in each worker
+LATE_WORDS = 16_384  # of so many others at most the columns; some 5 MB in each worker
 LATE_WORD = 30  # characters; longer ones do not come again, and would let a client fill the memory
 ROLL, MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)  # any odd numbers of 64 bits, well mixed
+ODD = np.uint64(1)
 NO_LETTER = 0x110000  # the first number behind Unicode's
 ONCE = np.float32(1)  # of the type of the counts, which makes np.add.at fast; they are exact to 2 ** 24
 # Patterns of tokens that never reach over a blank, and what finds the same ones faster.
@@ -91,16 +92,18 @@ class Letters:
             letters = codes[terms.starts[found, None] + np.arange(length)]
             hashed.append(self._hashes(letters.ravel())[length - self._low][::length])
         hashes = np.concatenate(hashed)
-        order = np.argsort(hashes)
-        numbers = np.arange(len(order))
-        # An open-addressed table, a quarter to a half full: each at its place or the first free one behind.
-        size = max(2 * len(order), 1).bit_length()
+        column = np.concatenate(columns)
+        # A table, a quarter to a half full. Where two have one place the second is in a list, sorted by hash.
+        size = max(2 * len(hashes), 1).bit_length()
         self._shift = np.uint64(64 - size)
-        place = np.maximum.accumulate(self._place(hashes[order]) - numbers) + numbers
-        self._hash = np.zeros(max(2**size, place.max(initial=0) + 1) + 1, np.uint64)  # 0 is a free place
-        self._column = np.zeros(len(self._hash), np.int32)
-        self._hash[place] = hashes[order]
-        self._column[place] = np.concatenate(columns)[order]
+        self._hash = np.zeros(2**size, np.uint64)  # 0 is a free place
+        self._column = np.zeros(2**size, np.int32)
+        place = self._place(hashes)
+        self._hash[place], self._column[place] = hashes, column
+        second = np.flatnonzero(self._hash[place] != hashes)
+        second = second[hashes[second].argsort()]
+        self._second_hash = np.append(hashes[second], np.uint64(2**64 - 1))
+        self._second_column = np.append(column[second], 0)
 
     def of_text(self, text: str) -> tuple[Array, Array]:
         """Return the columns of a text's n-grams, each as often as it occurs, and the letter at which each begins."""
@@ -119,25 +122,24 @@ class Letters:
         hashes = np.concatenate(of_length)
         begins = np.concatenate([np.arange(len(each)) for each in of_length])
         place = self._place(hashes)
-        columns, begin = [np.empty(0, np.int32)], [np.empty(0, np.intp)]
-        while len(place):
-            there = self._hash.take(place)
-            same = there == hashes
-            columns.append(self._column.take(place[same]))
-            begin.append(begins[same])
-            other = np.flatnonzero(~same & (there != 0))
-            place, hashes, begins = place.take(other) + 1, hashes.take(other), begins.take(other)
-        return np.concatenate(columns), np.concatenate(begin)
+        there = self._hash.take(place)
+        first = there == hashes
+        other = np.flatnonzero(~first & (there != 0))
+        at = self._second_hash.searchsorted(hashes.take(other))
+        second = self._second_hash.take(at) == hashes.take(other)
+        columns = self._column.take(place[first]), self._second_column.take(at[second])
+        return np.concatenate(columns), np.append(begins[first], begins.take(other[second]))
 
     def _hashes(self, codes: Array) -> list[Array]:
-        """Return for each length the hashes of the n-grams that begin at each letter; none is 0."""
+        """Return for each length the hashes of the n-grams that begin at each letter; none is 0 nor the last number."""
         rolled = np.ones(len(codes), np.uint64)
         hashes = []
         for length in range(1, self._high + 1):
             last = codes[length - 1 :]
             rolled = rolled[: len(last)] * ROLL + last
-            hashes.append(rolled * MIX | np.uint64(1))
-        return hashes[self._low - 1 :]
+            if length >= self._low:
+                hashes.append(rolled * MIX | ODD)
+        return hashes
 
     def _place(self, hashes: Array) -> Array:
         return (hashes >> self._shift).astype(np.intp)
@@ -306,7 +308,7 @@ class WordSums:
     """Adds a text's scores up word by word: for n-grams counted as they occur, by idf, and divided by their length.
 
     Each n-gram within a word is that word's own, so what a word adds before that division is the same in every text. It
-    is kept for the words of the model's vocabulary, which all workers share. Of the others that came last only the
+    is kept for the words of the model's vocabulary, which all workers share. Of others that came lately only the
     columns are kept, and what those of a text add is found at once.
     """
 
@@ -325,7 +327,7 @@ class WordSums:
         words = _vocabulary(blocks)
         self._row = {word: row for row, word in enumerate(words, 1)}.get
         self.table = table or self._table(words)
-        # Not a string of bytes for each: what is read then would be copied for each worker, with its reference count.
+        # One string: to read a row touches no object's reference count, so its page stays shared by the workers.
         self._of_rows = self.table.columns.tobytes()
         self._ends = array("I", [0, *(self.table.counts.cumsum() * self.table.columns.itemsize).tolist()])
 
@@ -371,15 +373,15 @@ class WordSums:
 
     def _of_late(self, words: list[str]) -> list[bytes]:
         """Return the columns of words that are not in the table: of those that did not come lately, found at once."""
-        kept = [*map(self._late.get, words)]
-        if None not in kept:
-            return kept  # type: ignore[return-value]
-        new = [*dict.fromkeys(word for word, columns in zip(words, kept, strict=True) if columns is None)]
-        found = dict(zip(new, self._columns(new), strict=True))
-        self._late |= {word: columns for word, columns in found.items() if len(word) <= LATE_WORD}
-        for word in [*islice(self._late, max(len(self._late) - LATE_WORDS, 0))]:
-            self._late.pop(word, None)
-        return [found[word] if columns is None else columns for word, columns in zip(words, kept, strict=True)]
+        late = self._late
+        known = {word: columns for word in words if (columns := late.get(word)) is not None}
+        if new := [*dict.fromkeys(word for word in words if word not in known)]:
+            found = dict(zip(new, self._columns(new), strict=True))
+            known |= found
+            if len(late) + len(found) > LATE_WORDS:
+                self._late = late = {}  # not one by one, which costs more than finding those that come again
+            late |= {word: columns for word, columns in found.items() if len(word) <= LATE_WORD}
+        return [known[word] for word in words]
 
     def _columns(self, words: list[str]) -> list[bytes]:
         """Return the model's columns of each of these words, none of which has a blank in it."""

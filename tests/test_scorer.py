@@ -235,9 +235,11 @@ def test_scores_of_a_model_without_probabilities(clf: Any, categories: list[str]
         CountVectorizer(tokenizer=str.split, token_pattern=None),
         CountVectorizer(preprocessor=str.lower),
         CountVectorizer(analyzer=str.split),
+        CountVectorizer(ngram_range=(0, 2)),
+        CountVectorizer(analyzer="char_wb", ngram_range=(0, 2)),
     ],
 )
-def test_vectorizer_that_calls_a_function_is_not_compiled(vect: Any) -> None:
+def test_vectorizer_that_calls_a_function_or_counts_from_0_is_not_compiled(vect: Any) -> None:
     clf = MultinomialNB().fit(vect.fit_transform(TEXTS), CATEGORIES)
 
     with pytest.raises(NotCompilable):
