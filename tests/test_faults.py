@@ -195,8 +195,8 @@ def test_hung_workers_are_replaced_and_others_go_on(tmp_path: Path, tell: Callab
         wait_for_answers(load, 200)
         before = workers(server, 3)
         hung = time.monotonic()
+        os.kill(before[0], signal.SIGSTOP)  # first, or it may be the one that takes the endless text
         hanging = pool.submit(server.predict, endless)
-        os.kill(before[0], signal.SIGSTOP)
         refused = hanging.result()
         refused_after = time.monotonic() - hung
         answered = load.statuses[200]
