@@ -76,12 +76,13 @@ class Worker(SyncWorker):  # type: ignore[misc] # gunicorn has no type hints
 
 def refuse(client: socket.socket, address: Any, status: int) -> None:
     """Answer a request that no app gets to see."""
-    from app import own_headers, problem_body
+    from app import own_headers, problem_body, sane_id
 
     title = HTTPStatus(status).phrase
-    headers = own_headers("")
-    body = problem_body(status, title, DETAILS[status], dict(headers)["X-Request-ID"])
-    headers += [("Content-Type", "application/problem+json"), ("Content-Length", str(len(body)))]
+    request_id = sane_id("")
+    body = problem_body(status, title, DETAILS[status], request_id)
+    of_the_body = [("Content-Type", "application/problem+json"), ("Content-Length", str(len(body)))]
+    headers = own_headers(request_id) + of_the_body
     head = "".join(f"{name}: {value}\r\n" for name, value in headers)
     with contextlib.suppress(OSError):
         client.sendall(f"HTTP/1.1 {status} {title}\r\nConnection: close\r\n{head}\r\n".encode() + body)

@@ -42,7 +42,7 @@ if "READY_FILE" in os.environ:  # launch.py waits for it; the socket is open alr
 
 
 def answer(request: Request, body: bytes, for_the_log: list[tuple[str, str]] | None = None) -> Response:
-    headers = dict(product.own_headers(request.headers.get("X-Request-ID", "")) + (for_the_log or []))
+    headers = dict(product.own_headers(product.sane_id(request.headers.get("X-Request-ID", ""))) + (for_the_log or []))
     return Response(body, headers=headers | {"Content-Type": product.JSON})
 
 
@@ -89,7 +89,7 @@ async def failed(request: Request, error: Exception) -> Response:
 
 
 def problem(request: Request, status: int, detail: str | None = None, field: str | None = None) -> Response:
-    headers = product.own_headers(request.headers.get("X-Request-ID", ""))
+    headers = product.own_headers(product.sane_id(request.headers.get("X-Request-ID", "")))
     body = {
         "type": "about:blank",
         "title": http.HTTPStatus(status).phrase,
