@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 import unicodedata
-from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import pairwise, repeat
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,12 +18,11 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 TABLE_WORDS = 30_000  # what a word adds to the scores is kept for so many words, the commonest; some 7 MB
 LATIN_ACCENTS = re.compile("[\u0300-\u036f]")  # all of them combine; mostly nothing but letters of ASCII is left
-LATE_WORDS = 16_384  # of so many others at most the columns; some 5 MB in each worker
+LATE_WORDS = 8_192  # and for so many others that came lately; some 3.5 MB in each worker
 LATE_WORD = 30  # characters; longer ones do not come again, and would let a client fill the memory
 ROLL, MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)  # any odd numbers of 64 bits, well mixed
 ODD = np.uint64(1)
 NO_LETTER = 0x110000  # the first number behind Unicode's
-ONCE = np.float32(1)  # of the type of the counts, which makes np.add.at fast; they are exact to 2 ** 24
 # Patterns of tokens that never reach over a blank, and what finds the same ones faster.
 RUNS_OF_LETTERS = {r"(?u)\b\w\w+\b": r"\w\w+", r"(?u)\b\w+\b": r"\w+"}
 
@@ -57,7 +54,11 @@ class Terms:
     def __init__(self, text: str, lengths: Array) -> None:
         """Take all terms, one after another, and the length of each."""
         self.text, self.lengths = text, lengths
-        self.starts = lengths.cumsum() - lengths
+
+    @property
+    def starts(self) -> Array:
+        """Where in the text each begins."""
+        return np.asarray(self.lengths.cumsum() - self.lengths)
 
     @classmethod
     def of(cls, terms: list[str]) -> Terms:
@@ -69,7 +70,7 @@ class Terms:
     def columns(self, wanted: Array | slice = slice(None)) -> dict[str, int]:
         """Return the columns of the terms, or of those that are wanted: all of it is in the columns' order."""
         columns = np.arange(len(self))[wanted]
-        starts = self.starts[columns]
+        starts = self.starts[wanted]
         ends = starts + self.lengths[columns]
         each = zip(columns.tolist(), starts.tolist(), ends.tolist(), strict=True)
         return {self.text[start:end]: column for column, start, end in each}
@@ -166,7 +167,7 @@ class Block:
         elif self._letters:
             found, _ = self._letters.of_text(re.sub(r"\s\s+", " ", text))
         else:
-            found = np.array(self._of_tokens(text, self.options.ngram_range[0]), np.intp)
+            found = np.array(self._of_tokens(text), np.intp)
         columns = found.astype(np.int32)
         columns.sort()
         return columns
@@ -219,17 +220,15 @@ class Block:
 
     def within_words(self, words: list[str]) -> tuple[Array, Array]:
         """Return the columns that each word of a preprocessed text has by itself, and the number of each one's word."""
-        columns, which = np.empty(0, np.intp), np.empty(0, np.intp)
         low = self.options.ngram_range[0]
-        whole: Iterable[tuple[str, int]] = ()
+        if self._letters:  # a word that is shorter than an n-gram counts once, whole
+            whole = [(f" {word} ", n) for n, word in enumerate(words) if len(word) + 2 < low]
+        else:
+            whole = [(token, n) for n, word in enumerate(words) for token in self._kept_tokens(word) if low == 1]
+        found = [(column, n) for term, n in whole if (column := self.column.get(term)) is not None]
+        columns, which = np.array(found, np.intp).reshape(-1, 2).T
         if self._letters:
-            columns, which = self._letters.of_words(words)
-            # A word that is shorter than an n-gram counts once, whole.
-            whole = ((f" {word} ", n) for n, word in enumerate(words) if len(word) + 2 < low)
-        elif low == 1:
-            whole = ((token, n) for n, word in enumerate(words) for token in self._kept_tokens(word))
-        if found := [(column, n) for term, n in whole if (column := self.column.get(term)) is not None]:
-            more, of = np.array(found).T
+            more, of = self._letters.of_words(words)
             return np.append(columns, more), np.append(which, of)
         return columns, which
 
@@ -237,13 +236,12 @@ class Block:
         """Return the columns of the n-grams over several words of a preprocessed text."""
         return self._of_tokens(text, 2) if self.options.analyzer == "word" else []
 
-    def _of_tokens(self, text: str, low: int) -> list[int]:
+    def _of_tokens(self, text: str, least: int = 1) -> list[int]:
         """Return the columns of the n-grams of at least so many tokens."""
-        least, most = self.options.ngram_range
-        if max(low, least) > most:
-            return []
-        tokens = self._kept_tokens(text)
-        return [n for length in range(max(low, least), most + 1) for n in self._known(_runs(tokens, length))]
+        low, high = self.options.ngram_range
+        lengths = range(max(low, least), high + 1)
+        tokens = self._kept_tokens(text) if lengths else []
+        return [column for length in lengths for column in self._known(_runs(tokens, length))]
 
     def _known(self, terms: Iterable[str]) -> list[int]:
         return [column for column in map(self.column.get, terms) if column is not None]
@@ -255,9 +253,8 @@ class Block:
     def adds_up_by_words(self) -> bool:
         """Tell whether the values, but for those of n-grams over words, are sums over the words; see WordSums."""
         return (
-            not (self.options.binary or self.options.sublinear_tf)
+            not (self.options.binary or self.options.sublinear_tf or self.options.norm)
             and self.options.dtype == "float64"
-            and (self.idf is None or bool((self.idf >= 0).all()))
             and (
                 self.options.analyzer == "char_wb"
                 or (self.options.analyzer == "word" and self.options.token_pattern in RUNS_OF_LETTERS)
@@ -292,59 +289,30 @@ class Judgement(NamedTuple):
     known: bool  # whether the text has anything that the model knows
 
 
-class Table(NamedTuple):
-    """What each of some words adds to the scores, (words, blocks, scores), and all their columns, word after word.
-
-    The first row is no word's, and 0. Sums have the weights' type: float32 moves a probability by up to 1e-7, a tenth
-    of what it may differ from scikit-learn's by.
-    """
-
-    added: Array
-    columns: Array
-    counts: Array  # of columns, (words,)
-
-
 class WordSums:
-    """Adds a text's scores up word by word: for n-grams counted as they occur, by idf, and divided by their length.
+    """Adds a text's scores up word by word, where its values are counts times idf, not divided by the text's length.
 
-    Each n-gram within a word is that word's own, so what a word adds before that division is the same in every text. It
-    is kept for the words of the model's vocabulary, which all workers share. Of others that came lately only the
-    columns are kept, and what those of a text add is found at once.
+    Each n-gram within a word is that word's own, so what a word adds is the same in every text. It is kept for the
+    words of the model's vocabulary, which all workers share, and in each worker for others that came lately.
     """
 
-    def __init__(self, blocks: list[Block], weights: Array, table: Table | None = None) -> None:
-        """Take what each word of the vocabulary adds; without it, that is found now."""
+    def __init__(self, blocks: list[Block], weights: Array, table: Array | None = None) -> None:
+        """Take what the vocabulary's words add, (1 + words, scores), first 0 for no word; without, it is found now."""
         self._blocks, self._weights = blocks, weights
-        self._norm = blocks[0].options.norm
-        self._scales = np.array([block.options.scale for block in blocks])
-        self._idf = np.concatenate([np.ones(len(b.terms)) if b.idf is None else b.idf.astype("f8") for b in blocks])
-        self._sizes = self._idf**2 if self._norm == "l2" else self._idf
-        self._block = np.repeat(np.arange(len(blocks), dtype=np.int8), [len(block.terms) for block in blocks])
-        self._times = np.zeros(len(self._idf), np.float32)  # that a text has each column, while its lengths are found
-        self._lock = threading.Lock()  # for that
-        self._integer = "H" if len(self._idf) <= 2**16 else "I"  # holds a column
+        idf = [np.ones(len(block.terms)) if block.idf is None else block.idf for block in blocks]
+        self._value = np.concatenate([each * block.options.scale for each, block in zip(idf, blocks, strict=True)])
         self._late: dict[str, bytes] = {}
         words = _vocabulary(blocks)
         self._row = {word: row for row, word in enumerate(words, 1)}.get
-        self.table = table or self._table(words)
-        # One string: to read a row touches no object's reference count, so its page stays shared by the workers.
-        self._of_rows = self.table.columns.tobytes()
-        self._ends = array("I", [0, *(self.table.counts.cumsum() * self.table.columns.itemsize).tolist()])
+        # In float64: what a float32 loses is lost again each time that a text has the word.
+        self.table = self._table(words) if table is None else table
 
     @staticmethod
-    def fits(blocks: list[Block], weights: Array) -> bool:
-        """Tell whether the scores of these blocks add up by words, and letters make that worth while.
-
-        Infinite weights, as naive Bayes has with alpha=0, do not: a block's infinity times another's 0 is no number.
-        """
+    def fits(blocks: list[Block]) -> bool:
+        """Tell whether the scores of these blocks add up by words, and letters make that worth while."""
         analyzers = {block.options.analyzer for block in blocks}
-        common = {(block.options.lowercase, block.options.strip_accents, block.options.norm) for block in blocks}
-        return (
-            "char_wb" in analyzers
-            and len(common) == 1
-            and all(block.adds_up_by_words() for block in blocks)
-            and bool(np.isfinite(weights).all())
-        )
+        common = {(block.options.lowercase, block.options.strip_accents) for block in blocks}
+        return "char_wb" in analyzers and len(common) == 1 and all(block.adds_up_by_words() for block in blocks)
 
     def scores(self, text: str) -> tuple[Array, bool]:
         """Return the scores without the intercept, and whether anything in the text is known."""
@@ -353,65 +321,48 @@ class WordSums:
         if not words:
             return np.zeros(self._weights.shape[1]), False
         rows = [*map(self._row, words, repeat(0))]
-        unknown = [word for word, row in zip(words, rows, strict=True) if not row]
-        over = [block.first + column for block in self._blocks for column in block.over_words(text)]
-        late = b"".join([*self._of_late(unknown), array(self._integer, over).tobytes()])
-        data, ends = self._of_rows, self._ends
-        at = np.frombuffer(b"".join([data[ends[row] : ends[row + 1]] for row in rows]) + late, self._integer).astype(
-            np.intp
-        )
-        added = self.table.added.take(rows, axis=0).sum(axis=0, dtype=np.float64)
-        if late:
-            added += self._added(at[-(len(late) // self.table.columns.itemsize) :])
-        return (self._scales / self._lengths(at)) @ added, len(at) > 0
+        sums = self.table.take(rows, axis=0).sum(axis=0)
+        if late := self._of_late([word for word, row in zip(words, rows, strict=True) if not row]):
+            sums += np.frombuffer(late).reshape(-1, len(sums)).sum(axis=0)
+        if over := [block.first + column for block in self._blocks for column in block.over_words(text)]:
+            sums += self._value.take(over) @ self._weights.take(over, axis=0)
+        return sums, any(rows) or bool(late or over)
 
-    def _table(self, words: list[str]) -> Table:
-        """Return what these words add, after a first row for none of them."""
-        columns = [np.frombuffer(data, self._integer) for data in [b"", *self._columns(words)]]
-        added = np.array([self._added(at) for at in columns], self._weights.dtype)
-        return Table(added, np.concatenate(columns), np.array([*map(len, columns)]))
+    def _table(self, words: list[str]) -> Array:
+        rows = [bytes(8 * self._weights.shape[1])]
+        for start in range(0, len(words), 1000):  # all at once would take a hundred MB
+            rows += self._added(words[start : start + 1000])
+        return np.frombuffer(b"".join(rows)).reshape(1 + len(words), -1)
 
-    def _of_late(self, words: list[str]) -> list[bytes]:
-        """Return the columns of words that are not in the table: of those that did not come lately, found at once."""
-        late = self._late
-        known = {word: columns for word in words if (columns := late.get(word)) is not None}
-        if new := [*dict.fromkeys(word for word in words if word not in known)]:
-            found = dict(zip(new, self._columns(new), strict=True))
-            known |= found
-            if len(late) + len(found) > LATE_WORDS:
-                self._late = late = {}  # not one by one, which costs more than finding those that come again
-            late |= {word: columns for word, columns in found.items() if len(word) <= LATE_WORD}
-        return [known[word] for word in words]
+    def _of_late(self, words: list[str]) -> bytes:
+        """Return what words that are not in the table add, each in turn: of those that did not come lately at once."""
+        added = [*map(self._late.get, words)]
+        if None in added:
+            new = [*dict.fromkeys(word for word, known in zip(words, added, strict=True) if known is None)]
+            found = dict(zip(new, self._added(new), strict=True))
+            if len(self._late) + len(found) > LATE_WORDS:
+                self._late = {}  # not one by one, which costs more than finding those that come again
+            self._late |= {word: row for word, row in found.items() if len(word) <= LATE_WORD}
+            added = [found.get(word, known) for word, known in zip(words, added, strict=True)]
+        return b"".join(filter(None, added))
 
-    def _columns(self, words: list[str]) -> list[bytes]:
-        """Return the model's columns of each of these words, none of which has a blank in it."""
+    def _added(self, words: list[str]) -> list[bytes]:
+        """Return what each of these words, none of which has a blank in it, adds to the scores, as float64.
+
+        It is empty for a word of which the model knows nothing.
+        """
         found = [(block.first, *block.within_words(words)) for block in self._blocks]
         columns = np.concatenate([first + columns for first, columns, _ in found])
         which = np.concatenate([which for _, _, which in found])
-        data = columns[which.argsort(kind="stable")].astype(self._integer).tobytes()
-        ends = np.bincount(which, minlength=len(words)).cumsum() * np.dtype(self._integer).itemsize
-        return [data[start:end] for start, end in pairwise([0, *ends.tolist()])]
-
-    def _added(self, at: Array) -> Array:
-        """Return what these columns add, (blocks, scores)."""
-        of_block = self._block.take(at) == np.arange(len(self._blocks))[:, None]
-        return np.asarray((self._idf.take(at) * of_block) @ self._weights.take(at, axis=0))
-
-    def _lengths(self, at: Array) -> Array | float:
-        """Return by what to divide each block's values, which are in these columns, each as often as it occurs."""
-        if self._norm is None:
-            return 1.0
-        sizes = self._sizes.take(at)
-        if self._norm == "l2":  # a column that occurs n times has n² times its size: n for each time
-            with self._lock:
-                try:
-                    np.add.at(self._times, at, ONCE)
-                    sizes *= self._times.take(at)
-                finally:
-                    self._times[at] = 0
-        lengths = np.bincount(self._block.take(at), sizes, len(self._blocks))
-        lengths[lengths == 0] = 1
-        return np.sqrt(lengths) if self._norm == "l2" else lengths
+        added = [b""] * len(words)
+        if len(columns):
+            order = which.argsort(kind="stable")
+            columns, which = columns[order], which[order]
+            begins = np.flatnonzero(np.diff(which, prepend=-1))
+            values = self._value.take(columns)[:, None] * self._weights.take(columns, axis=0)
+            for number, row in zip(which[begins].tolist(), np.add.reduceat(values, begins), strict=True):
+                added[number] = row.tobytes()
+        return added
 
 
 class Scorer:
@@ -425,7 +376,7 @@ class Scorer:
         weights: Array,
         intercept: Array,
         logarithms: bool,
-        table: Table | None = None,
+        table: Array | None = None,
     ) -> None:
         """Take weights of shape (columns, scores), an intercept of shape (scores,), and WordSums' table.
 
@@ -434,7 +385,7 @@ class Scorer:
         """
         self.classes, self.link, self.blocks, self.logarithms = classes, link, blocks, logarithms
         self.weights, self.intercept = weights, intercept
-        self._by_words = WordSums(blocks, weights, table) if WordSums.fits(blocks, weights) else None
+        self._by_words = WordSums(blocks, weights, table) if WordSums.fits(blocks) else None
         self._single = {weights.dtype, *(np.dtype(block.options.dtype) for block in blocks)} == {np.dtype(np.float32)}
 
     def save(self, path: str | os.PathLike[str], about: dict[str, Any]) -> None:
@@ -453,7 +404,7 @@ class Scorer:
             if block.idf is not None:
                 arrays[f"idf{number}"] = block.idf
         if self._by_words:
-            arrays |= {f"table_{name}": array for name, array in self._by_words.table._asdict().items()}
+            arrays["table"] = self._by_words.table
         with open(path, "wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
@@ -470,8 +421,6 @@ class Scorer:
                 options["ngram_range"] = tuple(options["ngram_range"])
                 blocks.append(Block(Options(**options), terms, first, idf))
                 first += len(terms)
-            made = "table_added" in arrays
-            table = Table(*(arrays[f"table_{name}"] for name in Table._fields)) if made else None
             scorer = cls(
                 header["classes"],
                 header["link"],
@@ -479,7 +428,7 @@ class Scorer:
                 arrays["weights"],
                 arrays["intercept"],
                 header["logarithms"],
-                table,
+                arrays.get("table"),
             )
         return scorer, header["about"]
 

@@ -42,10 +42,10 @@ VECTORIZERS: dict[str, Callable[[], Any]] = {
     ),
     "by words": lambda: FeatureUnion(
         [
-            ("words", TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b")),
-            ("letters", TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=3)),
+            ("words", TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", norm=None)),
+            ("letters", TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=3, norm=None)),
         ],
-        transformer_weights={"words": 5},
+        transformer_weights={"words": 0.1, "letters": 0.03},
     ),
 }
 CLASSIFIERS: dict[str, Callable[[], Any]] = {
@@ -95,8 +95,9 @@ def made_of(terms: list[str], count: int, seed: int) -> Iterator[str]:
 
 
 def long(texts: list[str]) -> list[str]:
-    """Return some texts of 50 of these each, whose words are looked up all at once."""
-    return [" ".join(texts[at : at + 50]) for at in range(0, len(texts) - 50, 500)]
+    """Return some texts of 50 of these each, whose words are looked up all at once, and of one 50 times."""
+    at = range(0, len(texts) - 50, 500)
+    return [" ".join(texts[n : n + 50]) for n in at] + [" ".join([texts[n]] * 50) for n in at]
 
 
 def assert_same_answers(scorer: Scorer, vect: Any, clf: Any, texts: list[str], features: Any = None) -> None:
@@ -266,7 +267,7 @@ def test_idf_that_is_not_the_vocabularys_is_refused() -> None:
 
 
 def test_words_of_any_length_do_not_fill_the_memory() -> None:
-    vect = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4))
+    vect = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), norm=None)
     clf = MultinomialNB().fit(vect.fit_transform(TEXTS), CATEGORIES)
     scorer = compile_model(Model(vect, clf, {}, ""))
     texts = [f"{'boneca' * 3000}{number}" for number in range(20)]

@@ -21,17 +21,23 @@ Floats = NDArray[np.float64]
 SOURCE_WEIGHT = {
     "prodclass": 6.0,
     "taxonomia-google": 1.0,
-    "produtos.csv": 20.0,
+    "produtos.csv": 60.0,
     "listings-train": 7.0,
     "ruído": 1.0,
+    "longos": 1.5,
 }
 # Within a source a category of n rows weighs n ** CLASS_POWER: between as they come (1) and all equal (0).
 CLASS_POWER = 0.5
+CATEGORY_WEIGHT = {"livro": 3.0}  # the name of a book is of any words, each of which mostly says something else
+# A block's values are counts times idf times this: about as large as if they were divided by a usual text's length.
+# They are not, so that a text of few known words is a doubtful one, and so that scores add up word by word.
+BLOCK_WEIGHT = {"palavras": 0.15, "letras": 0.027}
 C = 2.0
 PRUNING_ITERATIONS = 30
 ITERATIONS = 120
-FEATURES = 65_000  # fewer than 2 ** 16: a column's number then takes the scorer two bytes
-CUT = 300  # characters kept of a book's description: what a seller types is short
+FEATURES = 80_000  # of some 270,000; the rest say little
+TYPED = ("prodclass", "produtos.csv", "longos")  # what sellers write, and not only vocabulary
+CUT = 300  # characters of a book's description that train beside all of it: what a seller types is mostly short
 
 
 def texts(item: Item) -> list[str]:
@@ -39,6 +45,8 @@ def texts(item: Item) -> list[str]:
     if not item.descricao or item.fonte == "prodclass":
         return [item.titulo]
     both = f"{item.titulo} {item.descricao}"
+    if item.fonte == "longos":
+        return [both]
     if item.fonte == "produtos.csv":
         return [item.titulo, both[:CUT]]
     alone = [item.descricao] if item.fonte == "listings-train" and len(item.descricao.split()) >= 3 else []
@@ -46,14 +54,20 @@ def texts(item: Item) -> list[str]:
 
 
 def weigh(fontes: Sequence[str], categorias: Sequence[str]) -> NDArray[np.float32]:
-    """Return a weight for each row (mean 1): each source its SOURCE_WEIGHT, each category in it n ** CLASS_POWER."""
+    """Return a weight for each row (mean 1): each source its SOURCE_WEIGHT, each category in it n ** CLASS_POWER.
+
+    A category of CATEGORY_WEIGHT weighs that many times as much.
+    """
     rows = Counter(zip(fontes, categorias, strict=True))
     source = dict.fromkeys(fontes, 0.0)
     for (fonte, _), count in rows.items():
         source[fonte] += count**CLASS_POWER
     weight = np.array(
         [
-            SOURCE_WEIGHT[fonte] / source[fonte] * rows[fonte, categoria] ** (CLASS_POWER - 1)
+            SOURCE_WEIGHT[fonte]
+            / source[fonte]
+            * rows[fonte, categoria] ** (CLASS_POWER - 1)
+            * CATEGORY_WEIGHT.get(categoria, 1)
             for fonte, categoria in zip(fontes, categorias, strict=True)
         ]
     )
@@ -61,13 +75,14 @@ def weigh(fontes: Sequence[str], categorias: Sequence[str]) -> NDArray[np.float3
 
 
 def new_vectorizer() -> FeatureUnion:
-    """Return the features: words and pairs of words, and n-grams of letters within a word, each block of length 1."""
-    common = {"strip_accents": "unicode", "dtype": np.float32}
+    """Return the features: words and pairs of words, and n-grams of letters within a word."""
+    common = {"strip_accents": "unicode", "norm": None, "dtype": np.float32}
     return FeatureUnion(
         [
             ("palavras", TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", ngram_range=(1, 2), min_df=2, **common)),
             ("letras", TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), min_df=4, **common)),
-        ]
+        ],
+        transformer_weights=BLOCK_WEIGHT,
     )
 
 
@@ -137,7 +152,7 @@ def held_for_calibration(item: Item) -> bool:
 
     Vocabulary (listings without a descricao) always trains: what is typed is a listing, and it needs all the words.
     """
-    typed = bool(item.descricao) if item.fonte == "listings-train" else item.fonte in ("prodclass", "produtos.csv")
+    typed = bool(item.descricao) if item.fonte == "listings-train" else item.fonte in TYPED
     return typed and hashlib.sha256(item.titulo.encode()).digest()[0] % 5 == 0
 
 

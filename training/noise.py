@@ -1,7 +1,8 @@
-"""Make text without a real word: to teach the model doubt, and with another seed to measure it."""
+"""Make text that names no product: to teach the model doubt, and, with other seeds and sentences, to measure it."""
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -13,6 +14,8 @@ _SCRIPTS = {  # first and last letter of a block of Unicode
     "chinês": (0x4E00, 0x9FA5),
     "japonês": (0x3042, 0x3093),
 }
+TALK = Path(__file__).parent / "shop-talk-train.txt"
+TALK_TEST = Path(__file__).parent / "shop-talk-test.txt"
 _PUNCTUATION = ".,;:!?-_/*#@$%&()[]+=~^'\"|<>"
 
 
@@ -81,9 +84,22 @@ KINDS: dict[str, Callable[[random.Random], str]] = {
 
 
 def noise(kind: str, count: int, seed: int) -> list[str]:
-    """Return `count` texts of one kind, each of 1 to 8 noise words; the same for the same kind, count and seed."""
+    """Return `count` texts of one kind, each of noise words, mostly 1 to 8, of five one of up to 200.
+
+    They are the same for the same kind, count and seed.
+    """
     rng = random.Random(f"{kind} {seed}")
-    return [_case(" ".join(KINDS[kind](rng) for _ in range(rng.randint(1, 8))), rng) for _ in range(count)]
+    most = [8, 8, 8, 8, 200]
+    return [
+        _case(" ".join(KINDS[kind](rng) for _ in range(rng.randint(1, rng.choice(most)))), rng) for _ in range(count)
+    ]
+
+
+def shop_talk(path: Path, count: int, seed: int) -> list[str]:
+    """Return `count` texts of 1 to 12 of a file's sentences, as sellers put under any product, one sentence a line."""
+    rng = random.Random(seed)
+    sentences = path.read_text(encoding="utf-8").splitlines()
+    return [" ".join(rng.sample(sentences, rng.randint(1, 12))) for _ in range(count)]
 
 
 def _case(text: str, rng: random.Random) -> str:

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from training import model, report
 from training.data import LISTINGS, LISTINGS_TEST, Item, MissingSource, read_listings, read_sources
-from training.noise import KINDS, noise
+from training.noise import KINDS, TALK, TALK_TEST, noise, shop_talk
 from training.split import merge, near_key, split, without_copies
 
 # The share of the calibration listings that is to be `incerto`. They are no two alike and so harder than what a shop
@@ -51,16 +51,29 @@ def noise_items(categorias: Sequence[str]) -> list[Item]:
     return [Item("ruído", text, "", categoria) for text, categoria in zip(rows, spread, strict=True)]
 
 
+def long_items(items: Sequence[Item]) -> list[Item]:
+    """Return long texts: books with all of their description, and listings over what sellers put under any product."""
+    books = [item._replace(fonte="longos") for item in items if item.fonte == "produtos.csv" and item.descricao]
+    listings = [item for item in items if item.fonte == "listings-train" and item.descricao]
+    talk = shop_talk(TALK, len(listings), TRAIN_SEED)
+    under = [
+        item._replace(fonte="longos", descricao=f"{item.descricao} {text}")
+        for item, text in zip(listings, talk, strict=True)
+    ]
+    return under + books
+
+
 def train(items: Sequence[Item]) -> tuple[FeatureUnion, LogisticRegression, float]:
     """Return the vectorizer, the classifier and the threshold of `incerto`, fitted on `items` and on noise."""
     categorias = sorted({item.categoria for item in items})
-    rows = [(text, item) for item in [*items, *noise_items(categorias)] for text in model.texts(item)]
+    every = [*items, *noise_items(categorias), *long_items(items)]
+    rows = [(text, item) for item in every for text in model.texts(item)]
     text = [row for row, _ in rows]
     labels = [item.categoria for _, item in rows]
     weights = model.weigh([item.fonte for _, item in rows], labels)
 
     vect = model.new_vectorizer()
-    vect.fit([row for row, item in rows if item.fonte != "ruído"])
+    vect.fit([row for row, item in rows if item.fonte not in ("ruído", "longos")])
     features = model.matrix(vect, text)
     say(f"{features.shape[0]} texts, {features.shape[1]} features; which of them to keep")
     clf = model.fit(features, labels, weights, iterations=model.PRUNING_ITERATIONS)
@@ -106,7 +119,17 @@ def build(folder: Path, book: bool) -> tuple[dict[str, Any], str]:
     say(f"{len(items)} items train, {len(test)} and {len(listings_test)} listings measure")
     vect, clf, limiar = train(items)
     noises = {kind: noise(kind, 200, TEST_SEED) for kind in KINDS}
-    qualidade, text = report.measure(vect, clf, limiar, test, listings_test, noises, PHRASES)
+    talk = shop_talk(TALK_TEST, len(listings_test), TEST_SEED)
+    long = [
+        item._replace(descricao=f"{item.descricao} {under}") for item, under in zip(listings_test, talk, strict=True)
+    ]
+    parts = {
+        "recibos": [item for item in test if item.fonte == "prodclass"],
+        "livro": names,
+        "anuncios": listings_test,
+        "anuncios_longos": long,
+    }
+    qualidade, text = report.measure(vect, clf, limiar, parts, noises, PHRASES)
     meta = {
         "sklearn": sklearn.__version__,
         "treinado_em": today(),
