@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 TABLE_WORDS = 30_000  # what a word adds to the scores is kept for so many words, the commonest; some 7 MB
 LATIN_ACCENTS = re.compile("[\u0300-\u036f]")  # all of them combine; mostly nothing but letters of ASCII is left
-LATE_WORDS = 8_192  # and for so many others that came lately; some 3.5 MB in each worker
+LATE_WORDS = 16_384  # and for so many others that came lately; up to 7 MB in each worker
 LATE_WORD = 30  # characters; longer ones do not come again, and would let a client fill the memory
 ROLL, MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)  # any odd numbers of 64 bits, well mixed
 ODD = np.uint64(1)
