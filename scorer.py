@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-TABLE_WORDS = 30_000  # what a word adds to the scores is kept for so many words, the commonest; some 7 MB
-LATIN_ACCENTS = re.compile("[\u0300-\u036f]")  # all of them combine; mostly nothing but letters of ASCII is left
+TABLE_WORDS = (
+    30_000  # what a word adds to the scores is kept for so many words, the commonest; for 28 classes up to 7 MB
+)
+LATIN_ACCENTS = re.compile("[\u0300-\u034e\u0350-\u036f]")  # all of them combine; mostly only ASCII is left
 LATE_WORDS = 16_384  # and for so many others that came lately; up to 7 MB in each worker
 LATE_WORD = 30  # characters; longer ones do not come again, and would let a client fill the memory
 ROLL, MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)  # any odd numbers of 64 bits, well mixed
@@ -301,11 +303,12 @@ class WordSums:
         self._blocks, self._weights = blocks, weights
         idf = [np.ones(len(block.terms)) if block.idf is None else block.idf for block in blocks]
         self._value = np.concatenate([each * block.options.scale for each, block in zip(idf, blocks, strict=True)])
-        self._late: dict[str, bytes] = {}
+        self._late: dict[str, bytes] = {}  # what a word adds; nothing for one of which the model knows nothing
         words = _vocabulary(blocks)
-        self._row = {word: row for row, word in enumerate(words, 1)}.get
         # In float64: what a float32 loses is lost again each time that a text has the word.
         self.table = self._table(words) if table is None else table
+        some = np.flatnonzero(self.table.any(axis=1)).tolist()  # a given vocabulary may have terms that no text yields
+        self._row = {words[row - 1]: row for row in some}.get
 
     @staticmethod
     def fits(blocks: list[Block]) -> bool:
@@ -329,9 +332,10 @@ class WordSums:
         return sums, any(rows) or bool(late or over)
 
     def _table(self, words: list[str]) -> Array:
-        rows = [bytes(8 * self._weights.shape[1])]
+        nothing = bytes(8 * self._weights.shape[1])
+        rows = [nothing]
         for start in range(0, len(words), 1000):  # all at once would take a hundred MB
-            rows += self._added(words[start : start + 1000])
+            rows += [added or nothing for added in self._added(words[start : start + 1000])]
         return np.frombuffer(b"".join(rows)).reshape(1 + len(words), -1)
 
     def _of_late(self, words: list[str]) -> bytes:
@@ -340,9 +344,10 @@ class WordSums:
         if None in added:
             new = [*dict.fromkeys(word for word, known in zip(words, added, strict=True) if known is None)]
             found = dict(zip(new, self._added(new), strict=True))
-            if len(self._late) + len(found) > LATE_WORDS:
+            kept = {word: row for word, row in found.items() if len(word) <= LATE_WORD}
+            if len(self._late) + len(kept) > LATE_WORDS:
                 self._late = {}  # not one by one, which costs more than finding those that come again
-            self._late |= {word: row for word, row in found.items() if len(word) <= LATE_WORD}
+            self._late |= kept
             added = [found.get(word, known) for word, known in zip(words, added, strict=True)]
         return b"".join(filter(None, added))
 

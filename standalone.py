@@ -81,8 +81,8 @@ def refuse(client: socket.socket, address: Any, status: int) -> None:
     title = HTTPStatus(status).phrase
     request_id = sane_id("")
     body = problem_body(status, title, DETAILS[status], request_id)
-    of_the_body = [("Content-Type", "application/problem+json"), ("Content-Length", str(len(body)))]
-    headers = own_headers(request_id) + of_the_body
+    headers = own_headers(request_id)
+    headers += [("Content-Type", "application/problem+json"), ("Content-Length", str(len(body)))]
     head = "".join(f"{name}: {value}\r\n" for name, value in headers)
     with contextlib.suppress(OSError):
         client.sendall(f"HTTP/1.1 {status} {title}\r\nConnection: close\r\n{head}\r\n".encode() + body)

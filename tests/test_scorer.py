@@ -174,7 +174,7 @@ def vectorizers(draw: st.DrawFn) -> Any:
     )
 
 
-ALPHABET = st.sampled_from(list("aábcde AÉÇ-_,.1\n\t\u0301\u00a0\u2003ßİΣς\U0001f600\ud800"))
+ALPHABET = st.sampled_from(list("aábcde AÉÇ-_,.1\n\t\u0301\u034f\u00a0\u2003ßİΣς\U0001f600\ud800"))
 
 
 @pytest.mark.filterwarnings("ignore:The parameter", "ignore:Your stop_words")
@@ -255,6 +255,20 @@ def test_infinite_weights_of_one_block_leave_the_others_alone() -> None:
     assert np.isinf(clf.feature_log_prob_).any()
 
     assert_same_answers(compile_model(Model(vect, clf, {}, "")), vect, clf, TEXTS)
+
+
+@pytest.mark.filterwarnings("ignore:Your stop_words")
+def test_terms_that_no_text_yields_add_nothing() -> None:
+    words = CountVectorizer(vocabulary=["boneca", "x", "zzz"], stop_words=["zzz"], dtype=np.float64)
+    letters = CountVectorizer(analyzer="char_wb", ngram_range=(3, 3), dtype=np.float64)
+    vect = FeatureUnion([("words", words), ("letters", letters)])
+    clf = MultinomialNB().fit(vect.fit_transform(TEXTS), ["a", "a", "a", "b", "b", "b"])
+    scorer = compile_model(Model(vect, clf, {}, ""))
+
+    assert_same_answers(
+        scorer, vect, clf, [f"{text} {more}" for text in TEXTS for more in ("x", "zzz", "c++", "x zzz")]
+    )
+    assert not scorer.judge("zzz x").known
 
 
 def test_idf_that_is_not_the_vocabularys_is_refused() -> None:

@@ -16,8 +16,9 @@ BINS = 10
 SPLIT = (
     "receipts and book: near-duplicates merged by the words of the name in order (no accents, case, digits, units or "
     "little words), 20 % of each category by hash held out; listings: a file of their own, "
-    "near-copies taken out of the training; anuncios_longos: the same with sentences about delivery, payment and the "
-    "like below, other ones than those that train"
+    "near-copies taken out of the listings that train, and not measured where a receipt that trains has the same name; "
+    "anuncios_longos: the same with sentences about delivery, payment and the like below, other ones than those that "
+    "train"
 )
 # fonte: (licenca, origem)
 ORIGIN = {
