@@ -6,27 +6,27 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import repeat
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-TABLE_WORDS = (
-    30_000  # what a word adds to the scores is kept for so many words, the commonest; for 28 classes up to 7 MB
-)
+TABLE_BYTES = 64_000_000  # of the table of what each term adds to the scores, at most; the shipped model's has 12 MB
 LATIN_ACCENTS = re.compile("[\u0300-\u034e\u0350-\u036f]")  # all of them combine; mostly only ASCII is left
-LATE_WORDS = 16_384  # and for so many others that came lately; up to 7 MB in each worker
+LATE_WORDS = 16_384  # what so many other words add is kept in each worker, of those that came lately; up to 7 MB
 LATE_WORD = 30  # characters; longer ones do not come again, and would let a client fill the memory
-ROLL, MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)  # any odd numbers of 64 bits, well mixed
-ODD = np.uint64(1)
-NO_LETTER = 0x110000  # the first number behind Unicode's
-# Patterns of tokens that never reach over a blank, and what finds the same ones faster.
-RUNS_OF_LETTERS = {r"(?u)\b\w\w+\b": r"\w\w+", r"(?u)\b\w+\b": r"\w+"}
+ROLL, MIX = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # any odd numbers of 64 bits, well mixed
+UNROLL = pow(ROLL, -1, 2**64)
+NO_LETTER = 0x110002  # no letter has this number
+# Patterns of tokens that are runs of letters and digits, with the shortest one's length.
+RUNS_OF_LETTERS = {r"(?u)\b\w\w+\b": 2, r"(?u)\b\w+\b": 1}
+BETWEEN_LETTERS = "".join(chr(c) if re.match(r"\w", chr(c)) else " " for c in range(128))  # for str.translate
+OTHER = 0xFF  # no Latin-1 character is that one in lower case and without accents
 
 
 class ModelError(RuntimeError):
@@ -69,44 +69,60 @@ class Terms:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def columns(self, wanted: Array | slice = slice(None)) -> dict[str, int]:
-        """Return the columns of the terms, or of those that are wanted: all of it is in the columns' order."""
-        columns = np.arange(len(self))[wanted]
-        starts = self.starts[wanted]
-        ends = starts + self.lengths[columns]
-        each = zip(columns.tolist(), starts.tolist(), ends.tolist(), strict=True)
-        return {self.text[start:end]: column for column, start, end in each}
+    def strings(self) -> list[str]:
+        """Return the terms, each as a string."""
+        starts = self.starts
+        ends = starts + self.lengths
+        return [self.text[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+
+class Index:
+    """Finds many hashes of 64 bits among given ones at once.
+
+    These lie sorted, with a table of where those of the same first bits begin. In a dict of strings each look-up visits
+    ten places in memory, which the processor's caches have mostly lost since the last request: that took twice as long.
+    """
+
+    def __init__(self, hashes: Array) -> None:
+        bits = 1 + len(hashes).bit_length()  # two to four places for each hash
+        self._shift = np.uint64(64 - bits)
+        self._number = hashes.argsort().astype(np.int32)
+        ordered = hashes[self._number]
+        count = np.bincount(self._place(ordered), minlength=2**bits)
+        self._begin = count.cumsum() - count
+        self._window = np.arange(max(count.max(), 1))  # no place has more
+        self._sorted = np.append(ordered, np.zeros(len(self._window), np.uint64))
+
+    def find(self, hashes: Array) -> tuple[Array, Array]:
+        """Return which of these are there, in their order, and the number that each has among those given."""
+        at = self._begin.take(self._place(hashes))[:, None] + self._window
+        found = (self._sorted.take(at) == hashes[:, None]).ravel().nonzero()[0]
+        return found // len(self._window), self._number.take(at.ravel().take(found))
+
+    def _place(self, hashes: Array) -> Array:
+        return (hashes >> self._shift).view(np.int64)
 
 
 class Letters:
-    """Finds all n-grams of letters of a text at once: by hashes, which roll on from one length to the next.
+    """Finds all n-grams of letters of a text at once, by hashes: differences of the sums of letters times powers.
 
     An n-gram that is not the model's has the hash of one that is, and is taken for it, once in 10 ** 14.
     """
 
     def __init__(self, terms: Terms, ngram_range: tuple[int, int]) -> None:
-        self._low, self._high = ngram_range
+        low, high = ngram_range
+        self._lengths = np.arange(low, high + 1)
+        self._powers = _powers(1024 + high)
         codes = _codes(terms.text)
-        columns: list[Array] = [np.empty(0, np.int32)]
-        hashed: list[Array] = [np.empty(0, np.uint64)]
-        for length in range(self._low, self._high + 1):
+        columns: list[Array] = [np.empty(0, np.int64)]
+        hashes: list[Array] = [np.empty(0, np.uint64)]
+        for length in range(low, high + 1):
             found = np.flatnonzero(terms.lengths == length)
             columns.append(found)
             letters = codes[terms.starts[found, None] + np.arange(length)]
-            hashed.append(self._hashes(letters.ravel())[length - self._low][::length])
-        hashes = np.concatenate(hashed)
-        column = np.concatenate(columns)
-        # A table, a quarter to a half full. Where two have one place the second is in a list, sorted by hash.
-        size = max(2 * len(hashes), 1).bit_length()
-        self._shift = np.uint64(64 - size)
-        self._hash = np.zeros(2**size, np.uint64)  # 0 is a free place
-        self._column = np.zeros(2**size, np.int32)
-        place = self._place(hashes)
-        self._hash[place], self._column[place] = hashes, column
-        second = np.flatnonzero(self._hash[place] != hashes)
-        second = second[hashes[second].argsort()]
-        self._second_hash = np.append(hashes[second], np.uint64(2**64 - 1))
-        self._second_column = np.append(column[second], 0)
+            hashes.append((letters * self._powers[0][:length]).sum(axis=1) * self._powers[1][0])
+        self._columns = np.concatenate(columns).astype(np.int32)
+        self._index = Index(np.concatenate(hashes))
 
     def of_text(self, text: str) -> tuple[Array, Array]:
         """Return the columns of a text's n-grams, each as often as it occurs, and the letter at which each begins."""
@@ -115,37 +131,23 @@ class Letters:
     def of_words(self, words: list[str]) -> tuple[Array, Array]:
         """Return the columns of the n-grams of words with a blank at either end, and the number of each one's word."""
         codes = _codes("\n".join(f" {word} " for word in words))
-        between = codes == ord("\n")
+        between = codes == ord("\n") + 1
         codes[between] = NO_LETTER  # which no word has, nor any of the model's n-grams
         columns, begins = self._known(codes)
         return columns, between.cumsum().take(begins)
 
     def _known(self, codes: Array) -> tuple[Array, Array]:
-        of_length = self._hashes(codes)
-        hashes = np.concatenate(of_length)
-        begins = np.concatenate([np.arange(len(each)) for each in of_length])
-        place = self._place(hashes)
-        there = self._hash.take(place)
-        first = there == hashes
-        other = np.flatnonzero(~first & (there != 0))
-        at = self._second_hash.searchsorted(hashes.take(other))
-        second = self._second_hash.take(at) == hashes.take(other)
-        columns = self._column.take(place[first]), self._second_column.take(at[second])
-        return np.concatenate(columns), np.append(begins[first], begins.take(other[second]))
-
-    def _hashes(self, codes: Array) -> list[Array]:
-        """Return for each length the hashes of the n-grams that begin at each letter; none is 0 nor the last number."""
-        rolled = np.ones(len(codes), np.uint64)
-        hashes = []
-        for length in range(1, self._high + 1):
-            last = codes[length - 1 :]
-            rolled = rolled[: len(last)] * ROLL + last
-            if length >= self._low:
-                hashes.append(rolled * MIX | ODD)
-        return hashes
-
-    def _place(self, hashes: Array) -> Array:
-        return (hashes >> self._shift).astype(np.intp)
+        count = len(codes)
+        if count > len(self._powers[0]):
+            self._powers = _powers(2 * count)
+        powers, back = self._powers
+        sums = np.ones(count + 1 + self._lengths[-1], np.uint64)  # behind the text are no n-gram's
+        sums[0] = 0
+        (codes * powers[:count]).cumsum(out=sums[1 : count + 1])
+        ends = np.arange(count)[:, None] + self._lengths
+        hashes = (sums.take(ends) - sums[:count, None]) * back[:count, None]
+        which, found = self._index.find(hashes.ravel())
+        return self._columns.take(found), which // len(self._lengths)
 
 
 class Block:
@@ -154,23 +156,26 @@ class Block:
     def __init__(self, options: Options, terms: Terms, first: int, idf: Array | None) -> None:
         """Take the terms, the column of the first of them, and idf of shape (terms,)."""
         self.options, self.terms, self.first, self.idf = options, terms, first, idf
-        letters = options.analyzer != "word"
-        self._letters = Letters(terms, options.ngram_range) if letters else None
-        # Of letters only what is shorter than an n-gram, as a short word may be.
-        self.column = terms.columns(terms.lengths < options.ngram_range[0] if letters else slice(None))
-        self._tokens = re.compile(RUNS_OF_LETTERS.get(options.token_pattern, options.token_pattern)).findall
+        if options.analyzer == "word":
+            self._index = Index(_hashes(terms.strings()))
+        else:
+            self._letters = Letters(terms, options.ngram_range)
+            short = np.flatnonzero(terms.lengths < options.ngram_range[0]).tolist()  # as a short word may be
+            strings = terms.strings() if short else []
+            self._short = {strings[column]: column for column in short}
+        self._tokens = re.compile(options.token_pattern).findall
+        self._shortest = RUNS_OF_LETTERS.get(options.token_pattern, 0)
         self._stop_words = frozenset(options.stop_words)
 
     def columns(self, text: str) -> Array:
         """Return the columns, from 0, of the text's n-grams, sorted, each as often as it occurs; int32."""
         text = self.preprocess(text)
         if self.options.analyzer == "char_wb":
-            found, _ = self.within_words(text.split())
-        elif self._letters:
-            found, _ = self._letters.of_text(re.sub(r"\s\s+", " ", text))
+            columns, _ = self.within_words(text.split())
+        elif self.options.analyzer == "char":
+            columns, _ = self._letters.of_text(re.sub(r"\s\s+", " ", text))
         else:
-            found = np.array(self._of_tokens(text), np.intp)
-        columns = found.astype(np.int32)
+            _, columns = self.find(self.runs(text))
         columns.sort()
         return columns
 
@@ -204,52 +209,54 @@ class Block:
         if self.options.analyzer == "char_wb":
             pieces = [(piece, p) for p, word in enumerate(words) for piece in self.preprocess(word).split()]
             columns, which = self.within_words([piece for piece, _ in pieces])
-            yield from zip(columns.tolist(), ({pieces[n][1]} for n in which.tolist()), strict=True)
-        elif self._letters:
+            spans = [(n, n + 1) for n in which.tolist()]
+        elif self.options.analyzer == "char":
             pieces = [(letter, p) for p, word in enumerate(words) for letter in self.preprocess(word) + " "][:-1]
             columns, begins = self._letters.of_text("".join(letter for letter, _ in pieces))
-            ends = begins + self.terms.lengths[columns]
-            for column, begin, end in zip(columns.tolist(), begins.tolist(), ends.tolist(), strict=True):
-                yield column, {position for _, position in pieces[begin:end]}
+            spans = [*zip(begins.tolist(), (begins + self.terms.lengths[columns]).tolist(), strict=True)]
         else:
-            pieces = [(token, p) for p, word in enumerate(words) for token in self._kept_tokens(self.preprocess(word))]
+            pieces = [(token, p) for p, word in enumerate(words) for token in self.tokens(self.preprocess(word))]
             low, high = self.options.ngram_range
-            for length in range(low, high + 1):
-                for start in range(len(pieces) - length + 1):
-                    run = pieces[start : start + length]
-                    for column in self._known([" ".join(piece for piece, _ in run)]):
-                        yield column, {position for _, position in run}
+            lengths = range(low, min(high, len(pieces)) + 1)
+            runs = [(start, start + length) for length in lengths for start in range(len(pieces) - length + 1)]
+            which, columns = self.find([" ".join(piece for piece, _ in pieces[begin:end]) for begin, end in runs])
+            spans = [runs[n] for n in which.tolist()]
+        for column, (begin, end) in zip(columns.tolist(), spans, strict=True):
+            yield column, {position for _, position in pieces[begin:end]}
 
     def within_words(self, words: list[str]) -> tuple[Array, Array]:
-        """Return the columns that each word of a preprocessed text has by itself, and the number of each one's word."""
-        low = self.options.ngram_range[0]
-        if self._letters:  # a word that is shorter than an n-gram counts once, whole
-            whole = [(f" {word} ", n) for n, word in enumerate(words) if len(word) + 2 < low]
-        else:
-            whole = [(token, n) for n, word in enumerate(words) for token in self._kept_tokens(word) if low == 1]
-        found = [(column, n) for term, n in whole if (column := self.column.get(term)) is not None]
-        columns, which = np.array(found, np.intp).reshape(-1, 2).T
-        if self._letters:
-            more, of = self._letters.of_words(words)
-            return np.append(columns, more), np.append(which, of)
-        return columns, which
+        """Return the columns of n-grams of letters that each word of a preprocessed text has, and whose each is.
 
-    def over_words(self, text: str) -> list[int]:
-        """Return the columns of the n-grams over several words of a preprocessed text."""
-        return self._of_tokens(text, 2) if self.options.analyzer == "word" else []
+        Those of one word stand together.
+        """
+        columns, which = self._letters.of_words(words)
+        if not self._short:
+            return columns, which
+        whole = [(column, n) for n, word in enumerate(words) if (column := self._short.get(f" {word} ")) is not None]
+        short, of = np.array(whole, np.intp).reshape(-1, 2).T  # which count once, and have no other
+        return np.append(columns, short.astype(np.int32)), np.append(which, of)
 
-    def _of_tokens(self, text: str, least: int = 1) -> list[int]:
-        """Return the columns of the n-grams of at least so many tokens."""
+    def runs(self, text: str, least: int = 1) -> list[str]:
+        """Return the n-grams of at least so many tokens of a preprocessed text."""
         low, high = self.options.ngram_range
-        lengths = range(max(low, least), high + 1)
-        tokens = self._kept_tokens(text) if lengths else []
-        return [column for length in lengths for column in self._known(_runs(tokens, length))]
+        tokens = self.tokens(text) if high >= least else []
+        runs = tokens[:] if max(low, least) == 1 else []
+        for length in range(max(low, least, 2), high + 1):
+            runs += map(" ".join, zip(*(tokens[start:] for start in range(length)), strict=False))
+        return runs
 
-    def _known(self, terms: Iterable[str]) -> list[int]:
-        return [column for column in map(self.column.get, terms) if column is not None]
+    def find(self, terms: list[str]) -> tuple[Array, Array]:
+        """Return which of these are terms of words, and their columns."""
+        return self._index.find(_hashes(terms))
 
-    def _kept_tokens(self, text: str) -> list[str]:
-        tokens = self._tokens(text)
+    def tokens(self, text: str) -> list[str]:
+        """Return the tokens of a preprocessed text."""
+        if self._shortest and text.isascii():  # several times as fast as the pattern, and the same
+            tokens = text.translate(BETWEEN_LETTERS).split()
+            if self._shortest > 1:
+                tokens = [token for token in tokens if len(token) >= self._shortest]
+        else:
+            tokens = self._tokens(text)
         return [token for token in tokens if token not in self._stop_words] if self._stop_words else tokens
 
     def adds_up_by_words(self) -> bool:
@@ -264,13 +271,23 @@ class Block:
         )
 
 
-def _runs(tokens: list[str], length: int) -> Iterable[str]:
-    """Return the n-grams of a length."""
-    return tokens if length == 1 else map(" ".join, zip(*(tokens[start:] for start in range(length)), strict=False))
-
-
 @lru_cache(maxsize=2)  # the blocks of a model mostly agree on it
 def _preprocess(text: str, lowercase: bool, strip_accents: str | None) -> str:
+    try:
+        latin = text.encode("latin-1").translate(_latin(lowercase, strip_accents))
+    except UnicodeEncodeError:
+        return _preprocess_any(text, lowercase, strip_accents)
+    return _preprocess_any(text, lowercase, strip_accents) if OTHER in latin else latin.decode("latin-1")
+
+
+@lru_cache
+def _latin(lowercase: bool, strip_accents: str | None) -> bytes:
+    """Return what each Latin-1 character by itself becomes, OTHER where that is none of them."""
+    each = [_preprocess_any(chr(code), lowercase, strip_accents) for code in range(256)]
+    return bytes(ord(one) if len(one) == 1 and ord(one) < OTHER else OTHER for one in each)
+
+
+def _preprocess_any(text: str, lowercase: bool, strip_accents: str | None) -> str:
     if lowercase:
         text = text.lower()
     if strip_accents == "ascii":
@@ -295,79 +312,94 @@ class WordSums:
     """Adds a text's scores up word by word, where its values are counts times idf, not divided by the text's length.
 
     Each n-gram within a word is that word's own, so what a word adds is the same in every text. It is kept for the
-    words of the model's vocabulary, which all workers share, and in each worker for others that came lately.
+    words and runs of words among the model's terms, which all workers share, and in each worker for words that came
+    lately. Beside what a word adds to the scores stands how many n-grams it has, to tell whether any is known.
     """
 
     def __init__(self, blocks: list[Block], weights: Array, table: Array | None = None) -> None:
-        """Take what the vocabulary's words add, (1 + words, scores), first 0 for no word; without, it is found now."""
+        """Take what each of the terms of words adds, (terms, scores + 1); without, it is found now."""
+        (self._words,) = (block for block in blocks if block.options.analyzer == "word")
         self._blocks, self._weights = blocks, weights
         idf = [np.ones(len(block.terms)) if block.idf is None else block.idf for block in blocks]
         self._value = np.concatenate([each * block.options.scale for each, block in zip(idf, blocks, strict=True)])
-        self._late: dict[str, bytes] = {}  # what a word adds; nothing for one of which the model knows nothing
-        words = _vocabulary(blocks)
+        self._late: dict[str, bytes] = {}  # what a word adds
         # In float64: what a float32 loses is lost again each time that a text has the word.
-        self.table = self._table(words) if table is None else table
-        some = np.flatnonzero(self.table.any(axis=1)).tolist()  # a given vocabulary may have terms that no text yields
-        self._row = {words[row - 1]: row for row in some}.get
+        self.table = self._table() if table is None else table
 
     @staticmethod
-    def fits(blocks: list[Block]) -> bool:
+    def fits(blocks: list[Block], scores: int) -> bool:
         """Tell whether the scores of these blocks add up by words, and letters make that worth while."""
-        analyzers = {block.options.analyzer for block in blocks}
+        words = [block for block in blocks if block.options.analyzer == "word"]
         common = {(block.options.lowercase, block.options.strip_accents) for block in blocks}
-        return "char_wb" in analyzers and len(common) == 1 and all(block.adds_up_by_words() for block in blocks)
+        return (
+            len(words) == 1
+            and len(blocks) > 1
+            and len(common) == 1
+            and all(block.adds_up_by_words() for block in blocks)
+            and len(words[0].terms) * (scores + 1) * 8 <= TABLE_BYTES
+        )
 
     def scores(self, text: str) -> tuple[Array, bool]:
         """Return the scores without the intercept, and whether anything in the text is known."""
-        text = self._blocks[0].preprocess(text)
+        text = self._words.preprocess(text)
         words = text.split()
-        if not words:
-            return np.zeros(self._weights.shape[1]), False
-        rows = [*map(self._row, words, repeat(0))]
-        sums = self.table.take(rows, axis=0).sum(axis=0)
-        if late := self._of_late([word for word, row in zip(words, rows, strict=True) if not row]):
+        terms = words + self._words.runs(text, 2)
+        which, columns = self._words.find(terms)
+        sums = self.table.take(columns, axis=0).sum(axis=0)
+        missed = np.ones(len(terms), bool)
+        missed[which] = False
+        if late := self._of_late([*compress(words, missed.tolist())]):
             sums += np.frombuffer(late).reshape(-1, len(sums)).sum(axis=0)
-        if over := [block.first + column for block in self._blocks for column in block.over_words(text)]:
-            sums += self._value.take(over) @ self._weights.take(over, axis=0)
-        return sums, any(rows) or bool(late or over)
+        return sums[:-1], bool(sums[-1])
 
-    def _table(self, words: list[str]) -> Array:
-        nothing = bytes(8 * self._weights.shape[1])
-        rows = [nothing]
+    def _table(self) -> Array:
+        terms = self._words.terms.strings()
+        own = slice(self._words.first, self._words.first + len(terms))
+        table = np.ones((len(terms), self._weights.shape[1] + 1))
+        table[:, :-1] = self._value[own, None] * self._weights[own]
+        words = [column for column, term in enumerate(terms) if " " not in term]
+        # Not all are tokens: a vocabulary that was given may have terms that no text yields.
+        table[[column for column in words if self._words.runs(terms[column]) != [terms[column]]]] = 0
         for start in range(0, len(words), 1000):  # all at once would take a hundred MB
-            rows += [added or nothing for added in self._added(words[start : start + 1000])]
-        return np.frombuffer(b"".join(rows)).reshape(1 + len(words), -1)
+            some = words[start : start + 1000]
+            table[some] += self._added([terms[column] for column in some])
+        return table
 
     def _of_late(self, words: list[str]) -> bytes:
         """Return what words that are not in the table add, each in turn: of those that did not come lately at once."""
-        added = [*map(self._late.get, words)]
-        if None in added:
-            new = [*dict.fromkeys(word for word, known in zip(words, added, strict=True) if known is None)]
-            found = dict(zip(new, self._added(new), strict=True))
+        late, found = self._late, dict[str, bytes]()
+        if new := [*{word for word in words if word not in late}]:
+            found = dict(zip(new, [row.tobytes() for row in self._added(new)], strict=True))
             kept = {word: row for word, row in found.items() if len(word) <= LATE_WORD}
-            if len(self._late) + len(kept) > LATE_WORDS:
+            if len(late) + len(kept) > LATE_WORDS:
                 self._late = {}  # not one by one, which costs more than finding those that come again
             self._late |= kept
-            added = [found.get(word, known) for word, known in zip(words, added, strict=True)]
-        return b"".join(filter(None, added))
+        return b"".join([found.get(word) or late[word] for word in words])
 
-    def _added(self, words: list[str]) -> list[bytes]:
-        """Return what each of these words, none of which has a blank in it, adds to the scores, as float64.
+    def _added(self, words: list[str]) -> Array:
+        """Return what each of these words, none of which has a blank in it, adds, but for itself as a term.
 
-        It is empty for a word of which the model knows nothing.
+        float64 of shape (words, scores + 1).
         """
-        found = [(block.first, *block.within_words(words)) for block in self._blocks]
-        columns = np.concatenate([first + columns for first, columns, _ in found])
-        which = np.concatenate([which for _, _, which in found])
-        added = [b""] * len(words)
-        if len(columns):
-            order = which.argsort(kind="stable")
-            columns, which = columns[order], which[order]
-            begins = np.flatnonzero(np.diff(which, prepend=-1))
-            values = self._value.take(columns)[:, None] * self._weights.take(columns, axis=0)
-            for number, row in zip(which[begins].tolist(), np.add.reduceat(values, begins), strict=True):
-                added[number] = row.tobytes()
+        added = np.zeros((len(words), self._weights.shape[1] + 1))
+        tokens = [(token, n) for n, word in enumerate(words) for token in self._words.tokens(word) if token != word]
+        if tokens and self._words.options.ngram_range[0] == 1:
+            which, columns = self._words.find([token for token, _ in tokens])
+            self._add(added, self._words.first + columns, np.array([n for _, n in tokens]).take(which))
+        for block in self._blocks:
+            if block is not self._words:
+                columns, which = block.within_words(words)
+                self._add(added, block.first + columns, which)
         return added
+
+    def _add(self, added: Array, columns: Array, which: Array) -> None:
+        """Add each of these columns to the row that it is of; those of one row stand together."""
+        if len(columns):
+            begins = np.flatnonzero(np.append(True, which[1:] != which[:-1]))
+            values = self._value.take(columns)[:, None] * self._weights.take(columns, axis=0)
+            rows = which.take(begins)
+            added[rows, :-1] += np.add.reduceat(values, begins)
+            added[rows, -1] += 1
 
 
 class Scorer:
@@ -390,7 +422,7 @@ class Scorer:
         """
         self.classes, self.link, self.blocks, self.logarithms = classes, link, blocks, logarithms
         self.weights, self.intercept = weights, intercept
-        self._by_words = WordSums(blocks, weights, table) if WordSums.fits(blocks) else None
+        self._by_words = WordSums(blocks, weights, table) if WordSums.fits(blocks, len(intercept)) else None
         self._single = {weights.dtype, *(np.dtype(block.options.dtype) for block in blocks)} == {np.dtype(np.float32)}
 
     def save(self, path: str | os.PathLike[str], about: dict[str, Any]) -> None:
@@ -509,18 +541,21 @@ class Scorer:
         return total
 
 
-def _vocabulary(blocks: list[Block]) -> list[str]:
-    """Return the single words among the blocks' terms, by idf the commonest, as many as are worth keeping."""
-    found: dict[str, float] = {}
-    for block in blocks:
-        if block.options.analyzer == "word":
-            idf = np.ones(len(block.terms)) if block.idf is None else block.idf
-            found |= {term: value for term, value in zip(block.column, idf, strict=True) if term.split() == [term]}
-    return sorted(found, key=found.__getitem__)[:TABLE_WORDS]
+def _hashes(strings: list[str]) -> Array:
+    """Return Python's own hashes, uint64: other ones in each process, so that nobody can make two that are the same."""
+    return np.fromiter(map(hash, strings), np.int64, len(strings)).view(np.uint64)
 
 
 def _codes(text: str) -> Array:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
+    """Return the letters as numbers above 0."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64) + np.uint64(1)
+
+
+def _powers(count: int) -> tuple[Array, Array]:
+    """Return so many powers of ROLL, from the first on, and what takes a hash back by as many, and mixes it."""
+    powers = np.full((2, count), [[ROLL], [UNROLL]], np.uint64)
+    powers[:, 0] = 1, MIX
+    return powers[0].cumprod(), powers[1].cumprod()
 
 
 def _encode(text: str) -> Array:

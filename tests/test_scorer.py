@@ -141,7 +141,7 @@ def test_shipped_model_answers_as_scikit_learn(texts: int) -> None:
     model = model_file.load(ROOT / "model.sav")
     scorer = compile_model(model)
     rows = listings("listings-test.csv") + listings("listings-train.csv")
-    terms = [term for block in scorer.blocks if block.options.analyzer == "word" for term in block.terms.columns()]
+    terms = [term for block in scorer.blocks if block.options.analyzer == "word" for term in block.terms.strings()]
 
     assert_same_answers(scorer, model.vect, model.clf, [f"{row['titulo']} {row['descricao']}" for row in rows])
     for start in range(0, texts, 20_000):
@@ -194,7 +194,7 @@ def test_values_are_the_vectorizers_whatever_its_options(vect: Any, corpus: list
 
     row = vect.transform([text])
     names = vect.get_feature_names_out()
-    terms = [*block.terms.columns()]
+    terms = [*block.terms.strings()]
     expected = {names[column]: value for column, value in zip(row.indices, row.data, strict=True)}
     assert {terms[column]: value for column, value in zip(columns, values, strict=True)} == pytest.approx(
         expected, rel=1e-6
