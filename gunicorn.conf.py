@@ -44,6 +44,14 @@ class Worker(SyncWorker):  # type: ignore[misc] # gunicorn has no type hints
         else:
             super().handle(listener, client, addr)
 
+    def handle_request(self, listener: socket.socket, req: Any, client: socket.socket, addr: Any) -> None:
+        """Answer and close, since the app has read all of the request.
+
+        gunicorn would wait for nginx to close first, lest what was not read resets the connection: a third of the time.
+        """
+        super().handle_request(listener, req, client, addr)
+        client.close()
+
 
 worker_class: type[Worker] | str = Worker
 
