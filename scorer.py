@@ -313,7 +313,7 @@ class WordSums:
 
     Each n-gram within a word is that word's own, so what a word adds is the same in every text. It is kept for the
     words and runs of words among the model's terms, which all workers share, and in each worker for words that came
-    lately. Beside what a word adds to the scores stands how many n-grams it has, to tell whether any is known.
+    lately. A column more than there are scores is above 0 where the model knows anything of the word.
     """
 
     def __init__(self, blocks: list[Block], weights: Array, table: Array | None = None) -> None:
