@@ -251,6 +251,29 @@ def test_a_press_on_a_suggestion_counts_even_straight_from_an_edit(page: Page, q
     assert questions == []
 
 
+@pytest.mark.parametrize(("first", "second"), [(UNSURE, SURE), (SURE, UNSURE)], ids=["vanish", "appear"])
+def test_a_press_on_enviar_counts_though_suggestions_would_move_it(
+    page: Page, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    page.set_viewport_size({"width": 320, "height": 900})
+    page.route(API, lambda route: route.fulfill(json=second if "lente" in str(route.request.post_data) else first))
+    page.fill("#titulo", "Óculos de sol")
+    page.press("#titulo", "Tab")
+    expect(page.locator("#estado")).not_to_be_empty()
+    page.fill("#descricao", "lente polarizada")
+
+    page.hover("#enviar")
+    with page.expect_response(API):
+        page.mouse.down()
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.mouse.up()
+
+    if second is SURE:
+        expect(page.locator("#resultado")).to_contain_text("Nada foi gravado")
+    else:
+        expect(page.locator("#categoria-ajuda")).to_have_text("Escolha ou escreva a categoria.")
+
+
 def test_a_choice_moves_the_focus_to_what_comes_next(page: Page) -> None:
     page.route(API, lambda route: route.fulfill(json=UNSURE))
     page.fill("#descricao", "uma coisa")

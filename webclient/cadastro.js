@@ -40,6 +40,7 @@ const state = {
   /** @type {string | null} The body that failed: not asked again before an edit. */ failed: null,
   /** @type {string | null} The body that has had its one retry. */ retried: null,
   /** Of the pause or of the retry: an edit ends both. */ timer: 0,
+  /** Done once no press is under way: what moves from under one would swallow it. */ released: Promise.resolve(),
 };
 
 class ApiError extends Error {
@@ -83,6 +84,7 @@ async function ask(question) {
   setBusy(true);
   const [answer, error] = await fetchAnswer(body, controller.signal).then((it) => [it, null], (it) => [null, it]);
   clearTimeout(timer);
+  await state.released;
   if (state.asking !== question) return; // late: the text has changed since
   state.asking = null;
   setBusy(false);
@@ -273,6 +275,12 @@ categoria.addEventListener("input", () => {
 });
 categoria.addEventListener("blur", suggest); // once emptied and left, it is filled in again
 categoria.addEventListener("focus", loadCategories);
+addEventListener("pointerdown", () => {
+  state.released = new Promise((done) => {
+    // In a task of its own: the click comes after the release.
+    for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => setTimeout(done), { once: true });
+  });
+});
 form.addEventListener("input", () => { result.textContent = ""; });
 form.addEventListener("submit", submit);
 loadCategories();
