@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 TABLE_BYTES = 64_000_000  # of the table of what each term adds to the scores, at most; the shipped model's has 12 MB
 LATIN_ACCENTS = re.compile("[\u0300-\u034e\u0350-\u036f]")  # all of them combine; mostly only ASCII is left
-LATE_WORDS = 16_384  # what so many other words add is kept in each worker, of those that came lately; up to 7 MB
+LATE_BYTES = 4_000_000  # of what other words add, kept in each worker of those that came lately; 7 MB with the words
 LATE_WORD = 30  # characters; longer ones do not come again, and would let a client fill the memory
 ROLL, MIX = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # any odd numbers of 64 bits, well mixed
 UNROLL = pow(ROLL, -1, 2**64)
-NO_LETTER = 0x110002  # no letter has this number
+LETTERS_AT_ONCE = 8192  # so that a text that Unicode expands to 360,000 letters takes no more memory than a long one
+NO_LETTER = 0x110002  # more than any letter's number in _codes
 # Patterns of tokens that are runs of letters and digits, with the shortest one's length.
 RUNS_OF_LETTERS = {r"(?u)\b\w\w+\b": 2, r"(?u)\b\w+\b": 1}
-BETWEEN_LETTERS = "".join(chr(c) if re.match(r"\w", chr(c)) else " " for c in range(128))  # for str.translate
-OTHER = 0xFF  # no Latin-1 character is that one in lower case and without accents
+BLANK_BETWEEN_TOKENS = "".join(chr(c) if re.match(r"\w", chr(c)) else " " for c in range(128))  # for str.translate
+OTHER = 0xFF  # in _latin: this character needs more than a table; so does the one of that number, which is rare
 
 
 class ModelError(RuntimeError):
@@ -90,11 +91,12 @@ class Index:
         ordered = hashes[self._number]
         count = np.bincount(self._place(ordered), minlength=2**bits)
         self._begin = count.cumsum() - count
-        self._window = np.arange(max(count.max(), 1))  # no place has more
+        # As many as the fullest place has, so that of most places the next ones' are seen too, which are none of these.
+        self._window = np.arange(count.max())
         self._sorted = np.append(ordered, np.zeros(len(self._window), np.uint64))
 
     def find(self, hashes: Array) -> tuple[Array, Array]:
-        """Return which of these are there, in their order, and the number that each has among those given."""
+        """Return which of these are in the index, in their order, and the position that each had when it was made."""
         at = self._begin.take(self._place(hashes))[:, None] + self._window
         found = (self._sorted.take(at) == hashes[:, None]).ravel().nonzero()[0]
         return found // len(self._window), self._number.take(at.ravel().take(found))
@@ -112,7 +114,7 @@ class Letters:
     def __init__(self, terms: Terms, ngram_range: tuple[int, int]) -> None:
         low, high = ngram_range
         self._lengths = np.arange(low, high + 1)
-        self._powers = _powers(1024 + high)
+        self._powers = _powers(LETTERS_AT_ONCE + high)
         codes = _codes(terms.text)
         columns: list[Array] = [np.empty(0, np.int64)]
         hashes: list[Array] = [np.empty(0, np.uint64)]
@@ -129,25 +131,33 @@ class Letters:
         return self._known(_codes(text))
 
     def of_words(self, words: list[str]) -> tuple[Array, Array]:
-        """Return the columns of the n-grams of words with a blank at either end, and the number of each one's word."""
+        """Return the columns of the n-grams of words with a blank at either end, and the number of each one's word.
+
+        The words have no blank, tab or line end in them.
+        """
         codes = _codes("\n".join(f" {word} " for word in words))
-        between = codes == ord("\n") + 1
+        between = codes == _codes("\n")
         codes[between] = NO_LETTER  # which no word has, nor any of the model's n-grams
         columns, begins = self._known(codes)
         return columns, between.cumsum().take(begins)
 
     def _known(self, codes: Array) -> tuple[Array, Array]:
-        count = len(codes)
-        if count > len(self._powers[0]):
-            self._powers = _powers(2 * count)
-        powers, back = self._powers
-        sums = np.ones(count + 1 + self._lengths[-1], np.uint64)  # behind the text are no n-gram's
-        sums[0] = 0
-        (codes * powers[:count]).cumsum(out=sums[1 : count + 1])
-        ends = np.arange(count)[:, None] + self._lengths
-        hashes = (sums.take(ends) - sums[:count, None]) * back[:count, None]
-        which, found = self._index.find(hashes.ravel())
-        return self._columns.take(found), which // len(self._lengths)
+        columns, begins = [], []
+        for first in range(0, len(codes), LETTERS_AT_ONCE):
+            some = codes[first : first + LETTERS_AT_ONCE + self._lengths[-1] - 1]
+            powers, back = self._powers
+            # Behind the letters stands what is no sum of theirs, which are above 0: what reaches there is no n-gram.
+            sums = np.full(len(some) + 1 + self._lengths[-1], ROLL, np.uint64)
+            sums[0] = 0
+            (some * powers[: len(some)]).cumsum(out=sums[1 : len(some) + 1])
+            at = np.arange(min(len(some), LETTERS_AT_ONCE))[:, None]
+            hashes = (sums.take(at + self._lengths) - sums[: len(at), None]) * back[: len(at), None]
+            which, found = self._index.find(hashes.ravel())
+            columns.append(self._columns.take(found))
+            begins.append(first + which // len(self._lengths))
+        if not columns:
+            return np.empty(0, np.int32), np.empty(0, np.intp)
+        return np.concatenate(columns), np.concatenate(begins)
 
 
 class Block:
@@ -252,7 +262,7 @@ class Block:
     def tokens(self, text: str) -> list[str]:
         """Return the tokens of a preprocessed text."""
         if self._shortest and text.isascii():  # several times as fast as the pattern, and the same
-            tokens = text.translate(BETWEEN_LETTERS).split()
+            tokens = text.translate(BLANK_BETWEEN_TOKENS).split()
             if self._shortest > 1:
                 tokens = [token for token in tokens if len(token) >= self._shortest]
         else:
@@ -313,7 +323,7 @@ class WordSums:
 
     Each n-gram within a word is that word's own, so what a word adds is the same in every text. It is kept for the
     words and runs of words among the model's terms, which all workers share, and in each worker for words that came
-    lately. A column more than there are scores is above 0 where the model knows anything of the word.
+    lately. Such a row ends with a number that is above 0 where the model knows any n-gram of the word.
     """
 
     def __init__(self, blocks: list[Block], weights: Array, table: Array | None = None) -> None:
@@ -357,8 +367,8 @@ class WordSums:
         own = slice(self._words.first, self._words.first + len(terms))
         table = np.ones((len(terms), self._weights.shape[1] + 1))
         table[:, :-1] = self._value[own, None] * self._weights[own]
-        words = [column for column, term in enumerate(terms) if " " not in term]
-        # Not all are tokens: a vocabulary that was given may have terms that no text yields.
+        words = [column for column, term in enumerate(terms) if term.split() == [term]]
+        # A vocabulary that was given may have words that are no token, or not one: as terms they add nothing.
         table[[column for column in words if self._words.runs(terms[column]) != [terms[column]]]] = 0
         for start in range(0, len(words), 1000):  # all at once would take a hundred MB
             some = words[start : start + 1000]
@@ -371,7 +381,7 @@ class WordSums:
         if new := [*{word for word in words if word not in late}]:
             found = dict(zip(new, [row.tobytes() for row in self._added(new)], strict=True))
             kept = {word: row for word, row in found.items() if len(word) <= LATE_WORD}
-            if len(late) + len(kept) > LATE_WORDS:
+            if (len(late) + len(kept)) * self.table.itemsize * self.table.shape[1] > LATE_BYTES:
                 self._late = {}  # not one by one, which costs more than finding those that come again
             self._late |= kept
         return b"".join([found.get(word) or late[word] for word in words])
@@ -393,7 +403,7 @@ class WordSums:
         return added
 
     def _add(self, added: Array, columns: Array, which: Array) -> None:
-        """Add each of these columns to the row that it is of; those of one row stand together."""
+        """Add each of these columns to the row that it is of; those of one row must stand together."""
         if len(columns):
             begins = np.flatnonzero(np.append(True, which[1:] != which[:-1]))
             values = self._value.take(columns)[:, None] * self._weights.take(columns, axis=0)

@@ -174,7 +174,7 @@ def vectorizers(draw: st.DrawFn) -> Any:
     )
 
 
-ALPHABET = st.sampled_from(list("aábcde AÉÇ-_,.1\n\t\u0301\u034f\u00a0\u2003ßİΣς\U0001f600\ud800"))
+ALPHABET = st.sampled_from(list("\0aábcde AÉÇ-_,.1\n\t\u0301\u034f\u00a0\u2003ßİΣς\U0001f600\ud800"))
 
 
 @pytest.mark.filterwarnings("ignore:The parameter", "ignore:Your stop_words")
@@ -269,6 +269,39 @@ def test_terms_that_no_text_yields_add_nothing() -> None:
         scorer, vect, clf, [f"{text} {more}" for text in TEXTS for more in ("x", "zzz", "c++", "x zzz")]
     )
     assert not scorer.judge("zzz x").known
+
+
+@pytest.mark.parametrize("analyzer", ["char", "char_wb"])
+def test_nul_is_found_only_where_it_is(analyzer: str) -> None:
+    vect = CountVectorizer(analyzer=analyzer, ngram_range=(1, 4))
+    clf = LogisticRegression().fit(vect.fit_transform([f"{TEXTS[0]} \0", *TEXTS[1:]]), CATEGORIES)
+    scorer = compile_model(Model(vect, clf, {}, ""))
+
+    assert_same_answers(scorer, vect, clf, ["a", "\0", "a\0", "é o", "bone", *TEXTS])
+    assert not scorer.judge("?").known or analyzer == "char_wb"  # there the blanks around it are known
+
+
+def test_given_word_with_a_line_end_leaves_the_others_alone() -> None:
+    words = CountVectorizer(vocabulary=["a\nb", "boneca", "carro", "zz", ""], dtype=np.float64)
+    letters = CountVectorizer(analyzer="char_wb", ngram_range=(3, 3), vocabulary=["bon", "arr"], dtype=np.float64)
+    vect = FeatureUnion([("words", words), ("letters", letters)])
+    clf = LogisticRegression().fit(vect.fit_transform(["boneca", "carro", "zz"]), CATEGORIES[::2])
+
+    assert_same_answers(compile_model(Model(vect, clf, {}, "")), vect, clf, ["boneca", "carro", "zz", "a\nb zz"])
+
+
+@pytest.mark.parametrize("analyzer", ["char", "char_wb"])
+def test_text_that_unicode_expands_takes_no_more_memory_than_a_worker_has(analyzer: str) -> None:
+    vect = TfidfVectorizer(analyzer=analyzer, ngram_range=(2, 5), strip_accents="unicode")
+    clf = MultinomialNB().fit(vect.fit_transform(TEXTS), CATEGORIES)
+    scorer = compile_model(Model(vect, clf, {}, ""))
+
+    tracemalloc.start()
+    scorer.judge("\ufdfa" * 20_000)  # 360,000 letters
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 40_000_000  # of the 60 MB that a worker is reckoned at
 
 
 def test_idf_that_is_not_the_vocabularys_is_refused() -> None:

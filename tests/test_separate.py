@@ -68,6 +68,7 @@ def test_both_answer_as_the_whole_does(server: Server, web: Server, api: Server)
         (JSON_POST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 422, "descricao"),
         (JSON_POST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\nx\r\n", 400, None),
         (JSON_POST + b"Content-Length: 262145\r\nConnection: close\r\n\r\n" + b" " * 262145, 413, None),
+        (b"POST /api/nada" + HEAD + b"Content-Length: 262145\r\n\r\n" + b" " * 262145, 413, None),
         (JSON_POST + b"Content-Length: 1000000\r\nConnection: close\r\n\r\n" + b" " * 1000000, 413, None),
         (
             JSON_POST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
