@@ -110,7 +110,7 @@ def worker_count() -> int:
     """Return one worker a core, but two at least, so that a hung or dying one is covered, as far as memory allows.
 
     Each worker is reckoned at 60 MB beside 150 MB for the master with the model, within 80 % of the limit. One more
-    than cores would answer a tenth more, for 20 MB; one for each is as far as a small plan's half core goes.
+    than cores answers a tenth less.
     """
     quota = cgroup_number("cpu.max", "cpu/cpu.cfs_quota_us") / 100_000  # the period is always 100 ms in practice
     cores = math.ceil(min(quota, len(os.sched_getaffinity(0))))

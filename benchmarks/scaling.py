@@ -169,11 +169,9 @@ def tables(cores: dict[float, Run], connections: dict[int, Run], replicas: dict[
         log = [f"{demand * line / 1e6:,.2f}", f"{demand * line * 86_400 / 1e9:,.0f}"]
         return [f"{demand:,}", f"{count:,}", f"{nodes:,}", f"{front:,.1f}", *log]
 
-    when = (
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, {SECONDS} s of load each after 2 s to warm up"
-    )
+    when = f"Measured {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} cores, Linux {os.uname().release}"
     return {
-        "when": f"{when}, Linux {os.uname().release}: {SECONDS} s of load each, after {WARM_SECONDS} s to warm up.",
+        "when": f"{when}: {SECONDS} s of load each, after {WARM_SECONDS} s to warm up.",
         "cores": table(
             "cores allowed, requests/s, cores used, requests a core second, p50 ms, p99 ms",
             [by_core(*each) for each in cores.items()],
