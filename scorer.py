@@ -553,7 +553,11 @@ class Scorer:
 
 def _hashes(strings: list[str]) -> Array:
     """Return Python's own hashes, uint64: other ones in each process, so that nobody can make two that are the same."""
-    return np.fromiter(map(hash, strings), np.int64, len(strings)).view(np.uint64)
+    hashes = np.fromiter(map(hash, strings), np.int64, len(strings)).view(np.uint64)
+    if not "".join(strings).isascii():
+        # Python hashes the bytes that a string has in memory, where "水" is the same as "4l" but for its length.
+        hashes += np.array([0 if string.isascii() else len(string) for string in strings], np.uint64) * np.uint64(MIX)
+    return hashes
 
 
 def _codes(text: str) -> Array:

@@ -281,6 +281,14 @@ def test_nul_is_found_only_where_it_is(analyzer: str) -> None:
     assert not scorer.judge("?").known or analyzer == "char_wb"  # there the blanks around it are known
 
 
+def test_words_of_the_same_bytes_in_memory_are_not_the_same() -> None:
+    vect = CountVectorizer(token_pattern=r"\S+", ngram_range=(1, 2))
+    texts = ["4l boneca", "水 carrinho", "4l 4l livro", "水 水 romance", "batom \U00014e00", "base NN\1"]
+    clf = LogisticRegression().fit(vect.fit_transform(texts), CATEGORIES)
+
+    assert_same_answers(compile_model(Model(vect, clf, {}, "")), vect, clf, [*texts, "水", "4l", "水 4l", "NN\1\0"])
+
+
 def test_given_word_with_a_line_end_leaves_the_others_alone() -> None:
     words = CountVectorizer(vocabulary=["a\nb", "boneca", "carro", "zz", ""], dtype=np.float64)
     letters = CountVectorizer(analyzer="char_wb", ngram_range=(3, 3), vocabulary=["bon", "arr"], dtype=np.float64)
