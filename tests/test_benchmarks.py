@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import xml.etree.ElementTree
 from collections.abc import Iterator
@@ -11,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import report, scaling, settings
+from benchmarks import report, scaling, settings, steps
 from benchmarks.load import Load, arrivals, open_loop, percentile, post
 from benchmarks.stacks import BY_NAME, family, free_port
 from benchmarks.texts import make
@@ -190,6 +193,22 @@ def test_each_variant_differs_from_what_is_shipped(name: str) -> None:
 
         assert [file for file, *_ in edits if (folder / file).read_text() == (ROOT / file).read_text()] == []
         assert all((folder / file.name).exists() for file in ROOT.iterdir())
+
+
+@pytest.mark.parametrize("step", steps.STEPS)
+def test_prediction_that_is_cut_short_is_livro(step: str) -> None:
+    ask = "from benchmarks.peers.cut_short import classifier; print(classifier.predict_with_doubt('boneca de pano'))"
+
+    run = subprocess.run(
+        [sys.executable, "-c", ask],
+        cwd=ROOT,
+        env=os.environ | {"BENCHMARK_STEP": step},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert run.stdout == "('livro', False)\n"
 
 
 def test_what_load_takes_follows_from_what_was_measured() -> None:
