@@ -81,7 +81,7 @@ class Index:
     """Finds many hashes of 64 bits among given ones at once.
 
     These lie sorted, with a table of where those of the same first bits begin. In a dict of strings each look-up visits
-    ten places in memory, which the processor's caches have mostly lost since the last request: that took twice as long.
+    some ten places in memory, which the processor's caches have mostly lost since the last request.
     """
 
     def __init__(self, hashes: Array) -> None:
