@@ -274,6 +274,15 @@ def test_a_press_on_enviar_counts_though_suggestions_would_move_it(
         expect(page.locator("#categoria-ajuda")).to_have_text("Escolha ou escreva a categoria.")
 
 
+def test_a_press_whose_end_is_never_seen_holds_no_answer_back(page: Page) -> None:
+    page.hover("h1")
+    page.mouse.down()  # as where a context menu takes the release
+
+    page.fill("#descricao", "boneca de pano para crianças")
+
+    expect(page.locator("#categoria")).to_have_value("brinquedo")
+
+
 def test_a_choice_moves_the_focus_to_what_comes_next(page: Page) -> None:
     page.route(API, lambda route: route.fulfill(json=UNSURE))
     page.fill("#descricao", "uma coisa")
@@ -547,6 +556,7 @@ def test_the_keyboard_alone_is_enough(page: Page) -> None:
     keyboard.type("boa")
     keyboard.press("Tab")
     expect(page.locator("#categoria")).to_be_focused()
+    expect(page.locator("#categoria")).to_have_attribute("aria-busy", "false")  # or the title's buttons may still go
     expect(page.get_by_role("button", name="brinquedo")).to_be_visible()
     keyboard.press("Tab")
     keyboard.press("Tab")

@@ -8,6 +8,7 @@
 
 const PAUSE_MS = 600; // longer than the gaps of slow typing on a phone, shorter than what feels like a wait
 const TIMEOUT_MS = 10_000;
+const LONGEST_PRESS_MS = 1000;
 const LONGEST_RETRY_S = 30; // by then the seller has chosen the category himself
 
 const API = document.querySelector("meta[name=api]").content;
@@ -279,6 +280,7 @@ addEventListener("pointerdown", () => {
   state.released = new Promise((done) => {
     // In a task of its own: the click comes after the release.
     for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => setTimeout(done), { once: true });
+    setTimeout(done, LONGEST_PRESS_MS); // a context menu keeps the release to itself
   });
 });
 form.addEventListener("input", () => { result.textContent = ""; });
