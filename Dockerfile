@@ -18,10 +18,17 @@ RUN pip install --no-cache-dir --root-user-action=ignore --require-hashes -r req
     && find "$(cat /tmp/site)" -type d -name tests -prune -exec rm -rf {} + \
     && rm /tmp/site
 
-FROM packages AS api
+FROM packages AS compiled
+# gcc, with C's headers: only here, for scorer.c.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev
 COPY . .
-# Compiles the model; one that cannot be served fails here. Any uid must be able to read, whatever the checkout's umask.
+# Compiles scorer.c and the model; one that cannot be served fails here. Any uid must be able to read, whatever the
+# checkout's umask.
 RUN python -c "import app" && find . ! -perm -a+r -exec chmod a+rX {} +
+
+FROM packages AS api
+COPY --from=compiled /app .
 USER 10001
 CMD ["./entrypoint.sh", "api"]
 
@@ -31,8 +38,8 @@ FROM base AS web
 RUN apt-get update \
     && apt-get install -y --no-install-recommends nginx-light \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/*
-COPY --from=api /app/entrypoint.sh /app/launch.py /app/nginx.conf /app/default ./
-COPY --from=api /app/webclient webclient
+COPY --from=compiled /app/entrypoint.sh /app/launch.py /app/nginx.conf /app/default ./
+COPY --from=compiled /app/webclient webclient
 USER 10001
 CMD ["./entrypoint.sh", "web"]
 
@@ -42,6 +49,6 @@ FROM packages
 RUN apt-get update \
     && apt-get install -y --no-install-recommends nginx-light \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/*
-COPY --from=api /app .
+COPY --from=compiled /app .
 USER 10001
 CMD ["./entrypoint.sh"]

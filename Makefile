@@ -38,6 +38,7 @@ lint: .venv/dev
 	./install shellcheck shellcheck
 	shellcheck entrypoint.sh install .ci/run .ci/lint-nginx .ci/pin-hashes
 	hadolint Dockerfile
+	cc -std=c11 -O2 -fsyntax-only -Wall -Wextra -Wconversion -Wshadow -Wvla -Werror scorer.c
 	./.ci/lint-nginx
 
 # The fit stops before it has converged, so that sums in another order, as other kernels for this processor would have them, give
@@ -61,6 +62,7 @@ test-tools:
 .venv/serving: requirements.lock
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 must be 3.11 or newer")'
 	@./install ensurepip python3-venv
+	@./install cc gcc libc6-dev
 	@echo "installing the Python packages that serving needs into .venv"
 	@python3 -m venv .venv && pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && touch $@
 

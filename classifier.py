@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
 import subprocess
 import sys
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
-from scorer import Array, Judgement, ModelError, Scorer
+from cache import HERE, made_once
+from scorer import Judgement, ModelError, Scorer
 
 ALTERNATIVES = 3
 WORDS = 5
-HERE = Path(__file__).parent
-MAKERS = ("compiler.py", "model_file.py", "scorer.py", "requirements.txt")  # what a compiled model depends on
-CACHE = HERE / ".cache"  # compiled models; the image fills it when it is built
+MAKERS = (
+    "compiler.py",
+    "model_file.py",
+    "scorer.py",
+    "scorer.c",
+    "requirements.txt",
+)  # what a compiled model depends on
 
 log = logging.getLogger(__name__)
+
+
+class NotCompiled(Exception):
+    """This process must read the model file itself."""
 
 
 class Alternative(TypedDict):
@@ -123,7 +131,7 @@ class Classifier:
         return None if confidence is None else confidence < self._meta.get("limiar_incerto", 0.5)
 
 
-def _at(probabilities: Array | None, position: int) -> float | None:
+def _at(probabilities: Sequence[float] | None, position: int) -> float | None:
     return None if probabilities is None else float(probabilities[position])
 
 
@@ -146,21 +154,22 @@ def load_engine(path: Path, sha256: str) -> tuple[Engine, dict[str, Any]]:
     used. A process that has not loaded scikit-learn lets another compile, and stays small.
     """
     code = b"".join((HERE / name).read_bytes() for name in MAKERS)
-    kept = CACHE / f"{hashlib.sha256(sha256.encode() + code).hexdigest()}.npz"
-    if kept.exists():
-        return Scorer.load(kept)
-    if "sklearn" in sys.modules:
-        return _read_here(path)
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder, "compiled.npz")
+
+    def compile_to(made: Path) -> None:
+        if "sklearn" in sys.modules:
+            raise NotCompiled
         command = [sys.executable, str(HERE / "compiler.py"), str(path), str(made)]
         result = subprocess.run(command, stderr=subprocess.PIPE, text=True)
         if result.returncode == 1:
             raise ModelError(result.stderr.strip())
         if result.returncode:
-            return _read_here(path)
-        _keep(made, kept)
-        return Scorer.load(made)
+            raise NotCompiled
+
+    try:
+        with made_once(f"{hashlib.sha256(sha256.encode() + code).hexdigest()}.npz", compile_to) as compiled:
+            return Scorer.load(compiled)
+    except NotCompiled:
+        return _read_here(path)
 
 
 def _read_here(path: Path) -> tuple[Engine, dict[str, Any]]:
@@ -170,14 +179,3 @@ def _read_here(path: Path) -> tuple[Engine, dict[str, Any]]:
     if isinstance(engine, compiler.Uncompiled):
         log.warning("%s cannot be compiled and is served by scikit-learn itself, slower", path)
     return engine, about
-
-
-def _keep(made: Path, kept: Path) -> None:
-    """Copy a compiled model to where the next start finds it, if this disk may be written."""
-    part = kept.with_suffix(f".{os.getpid()}")
-    with contextlib.suppress(OSError):
-        CACHE.mkdir(exist_ok=True)
-        part.write_bytes(made.read_bytes())
-        part.replace(kept)
-    with contextlib.suppress(OSError):  # half a file, where the disk was full
-        part.unlink()

@@ -45,7 +45,7 @@ class Uncompiled:
         best = self.classes.index(self._clf.predict(features).tolist()[0])
         probabilities = self._clf.predict_proba(features)[0] if hasattr(self._clf, "predict_proba") else None
         scores = self._clf.decision_function(features)[0] if probabilities is None else probabilities
-        per_class = np.array([-scores, scores]) if np.ndim(scores) == 0 else scores
+        per_class = [-float(scores), float(scores)] if np.ndim(scores) == 0 else scores.tolist()
         return Judgement(best, per_class, probabilities, features.nnz > 0)
 
     def shares(self, text: str, position: int) -> None:
@@ -86,20 +86,20 @@ def read(path: str | os.PathLike[str]) -> tuple[Scorer | Uncompiled, dict[str, A
 
 def compile_model(model: Model) -> Scorer:
     """Return the model as arrays; raises NotCompilable, or ModelError where its parts contradict each other."""
+    link, weights, intercept = _linear(model.clf)
     blocks: list[Block] = []
-    orders: list[Array] = []
     columns = 0
     for vectorizer, transformer, scale in _vectorizers(model.vect):
-        block, order = _block(vectorizer, transformer, scale, columns)
+        block = _block(vectorizer, transformer, scale, weights[columns:])
         blocks.append(block)
-        orders.append(columns + order)
-        columns += len(order)
-    link, weights, intercept = _linear(model.clf)
+        columns += len(block.terms)
     if weights.shape[0] != columns:
         raise ModelError(f"the vectorizer makes {columns} features, and the classifier takes {weights.shape[0]}")
-    weights = weights[np.concatenate(orders)]
+    classes, scores = len(model.clf.classes_), weights.shape[1]
+    if intercept.shape != (scores,) or (scores != classes and (scores, classes) != (1, 2)):
+        raise ModelError(f"the classifier has {classes} classes, {scores} scores and {intercept.size} intercepts")
     logarithms = isinstance(model.clf, (ComplementNB, MultinomialNB))
-    return Scorer(model.clf.classes_.tolist(), link, blocks, weights, intercept, logarithms)
+    return Scorer(model.clf.classes_.tolist(), link, blocks, intercept, logarithms)
 
 
 def _linear(clf: Any) -> tuple[str, Array, Array]:
@@ -107,7 +107,7 @@ def _linear(clf: Any) -> tuple[str, Array, Array]:
     kind = type(clf)
     if kind in (ComplementNB, MultinomialNB):
         prior = clf.class_log_prior_ if kind is MultinomialNB or len(clf.classes_) == 1 else np.zeros(len(clf.classes_))
-        return "softmax", np.ascontiguousarray(clf.feature_log_prob_.T), np.asarray(prior)
+        return "softmax", _as_floats(clf.feature_log_prob_), np.asarray(prior)
     if kind is LogisticRegression:
         link = "softmax" if len(clf.classes_) > 2 else "sigmoid"
     elif kind is SGDClassifier:
@@ -118,7 +118,13 @@ def _linear(clf: Any) -> tuple[str, Array, Array]:
         raise NotCompilable(kind.__name__)
     coef = np.atleast_2d(clf.coef_)
     intercept = np.broadcast_to(clf.intercept_, len(coef))  # one 0 where there is none
-    return link, np.ascontiguousarray(coef.T), intercept.copy()
+    return link, _as_floats(coef), intercept.copy()
+
+
+def _as_floats(coef: Any) -> Array:
+    """Return coefficients of shape (scores, features) as weights of shape (features, scores), float32 or float64."""
+    weights = np.ascontiguousarray(np.transpose(coef))
+    return weights if weights.dtype == np.float32 else weights.astype(np.float64)
 
 
 def _vectorizers(vect: Any, scale: float = 1.0) -> list[tuple[CountVectorizer, TfidfTransformer | None, float]]:
@@ -138,10 +144,8 @@ def _vectorizers(vect: Any, scale: float = 1.0) -> list[tuple[CountVectorizer, T
     raise NotCompilable(type(vect).__name__)
 
 
-def _block(
-    vectorizer: CountVectorizer, transformer: TfidfTransformer | None, scale: float, first: int
-) -> tuple[Block, Array]:
-    """Return the block, and which of the vectorizer's columns is each of its own.
+def _block(vectorizer: CountVectorizer, transformer: TfidfTransformer | None, scale: float, weights: Array) -> Block:
+    """Return the block, of which the first weights are.
 
     The commonest terms come first: what most texts need lies together, and the processor's caches hold it.
     """
@@ -173,11 +177,12 @@ def _block(
     idf = getattr(transformer, "idf_", None)
     if idf is not None and np.shape(idf) != (len(terms),):
         raise ModelError("the vectorizer has not one idf for each of its terms")
+    if len(weights) < len(terms):
+        raise ModelError(f"the vectorizer makes {len(terms)} features, and the classifier takes {len(weights)}")
     if idf is None or options.dtype == "float32":  # sums of float32 would come out otherwise in another order
-        return Block(options, Terms.of(terms), first, None if idf is None else np.asarray(idf)), np.arange(len(terms))
+        return Block(options, Terms.of(terms), idf, weights[: len(terms)])
     order = np.argsort(idf, kind="stable")
-    ordered = Terms.of([terms[column] for column in order])
-    return Block(options, ordered, first, np.asarray(idf)[order]), order
+    return Block(options, Terms.of([terms[column] for column in order]), np.asarray(idf)[order], weights[order])
 
 
 if __name__ == "__main__":  # python compiler.py MODEL COMPILED

@@ -15,10 +15,8 @@ from benchmarks.texts import with_answers
 
 STEPS = {
     "HTTP and JSON": "our callable: the body read and checked, the answer written, with four headers more",
-    "probabilities": "of the scores, how sure the answer is",
-    "words and pairs": "lower case, no accents, split into words and pairs of words",
-    "look-up": "which of them the model knows",
-    "sums": "what they add to the scores",
+    "call": "scorer.c, of no block: the text handed over, how sure the answer is",
+    "words and pairs": "lower case, no accents, what words and pairs of words add to the scores",
 }
 
 
@@ -45,7 +43,7 @@ def stacks() -> list[tuple[str, str, Stack]]:
     return [
         ("nginx, gunicorn", "and the load itself: a constant WSGI callable", BY_NAME["constant-wsgi"]),
         *cut,
-        ("other words", "those that the table has not: kept ones and new ones", BY_NAME["ours"]),
+        ("letters", "what n-grams of letters within words add", BY_NAME["ours"]),
     ]
 
 

@@ -149,7 +149,10 @@ def test_phrase_of_the_card_that_comes_out_wrong_is_refused(tmp_path: Path) -> N
         make(tmp_path / "m", CountVectorizer(), MultinomialNB(), meta)
 
 
-@pytest.mark.parametrize("broken", ["not fitted", "other features", "no classifier", "vocabulary outside itself"])
+@pytest.mark.parametrize(
+    "broken",
+    ["not fitted", "other features", "no classifier", "vocabulary outside itself", "fewer priors", "fewer classes"],
+)
 def test_model_that_cannot_predict_is_refused(broken: str, tmp_path: Path) -> None:
     vect: Any = CountVectorizer()
     clf: Any = MultinomialNB().fit(vect.fit_transform(TEXTS), CATEGORIES)
@@ -159,6 +162,10 @@ def test_model_that_cannot_predict_is_refused(broken: str, tmp_path: Path) -> No
         vect = CountVectorizer().fit(["só isto"])
     elif broken == "no classifier":
         clf = CountVectorizer()
+    elif broken == "fewer priors":
+        clf.class_log_prior_ = clf.class_log_prior_[:-1]
+    elif broken == "fewer classes":
+        clf.classes_ = clf.classes_[:-1]
     else:
         vect.vocabulary_ = {word: index + 10**6 for word, index in vect.vocabulary_.items()}
     path = tmp_path / "model.sav"

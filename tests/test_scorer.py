@@ -190,7 +190,7 @@ def test_values_are_the_vectorizers_whatever_its_options(vect: Any, corpus: list
     clf = MultinomialNB().fit(vect.transform(["boneca", "pano"]), ["a", "b"])
     (block,) = compile_model(Model(vect, clf, {}, "")).blocks
 
-    columns, values = block.values(block.columns(text))
+    columns, values = block.values(text)
 
     row = vect.transform([text])
     names = vect.get_feature_names_out()
