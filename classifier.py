@@ -10,19 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
+from zipfile import BadZipFile
 
 from cache import HERE, made_once
-from scorer import Judgement, ModelError, Scorer
+from scorer import NOT_COMPILABLE, Judgement, ModelError, Scorer
 
 ALTERNATIVES = 3
 WORDS = 5
-MAKERS = (
-    "compiler.py",
-    "model_file.py",
-    "scorer.py",
-    "scorer.c",
-    "requirements.txt",
-)  # what a compiled model depends on
+MAKERS = ("compiler.py", "model_file.py", "scorer.py", "requirements.txt")  # what a compiled model depends on
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +55,7 @@ class Engine(Protocol):
 
     classes: list[Any]
 
-    def best(self, text: str) -> int: ...
+    def best(self, text: str) -> tuple[int, float | None, bool]: ...
     def judge(self, text: str) -> Judgement: ...
     def shares(self, text: str, position: int) -> dict[str, float] | None: ...
 
@@ -80,6 +75,7 @@ class Classifier:
         self._engine, about = load_engine(Path(path), self.sha256)
         self.categories: list[str] = self._engine.classes
         self._meta: dict[str, Any] = about["meta"]
+        self._threshold: float = self._meta.get("limiar_incerto", 0.5)
         self.sklearn: str = about["sklearn"]
         if self.sklearn != about["read_by"]:
             log.warning("%s was made by scikit-learn %s and is read by %s", path, self.sklearn, about["read_by"])
@@ -102,12 +98,12 @@ class Classifier:
 
     def predict(self, text: str) -> str:
         """Return the text's category."""
-        return self.categories[self._engine.best(text)]
+        return self.categories[self._engine.best(text)[0]]
 
     def predict_with_doubt(self, text: str) -> tuple[str, bool | None]:
         """Return the text's category, and what `explain` says of `incerto`, without the rest."""
-        best, _, probabilities, known = self._engine.judge(text)
-        return self.categories[best], self._unsure(_at(probabilities, best), known)
+        best, confidence, known = self._engine.best(text)
+        return self.categories[best], self._unsure(confidence, known)
 
     def explain(self, text: str) -> Details:
         """Return the text's category with its probability, the next best and the words that spoke for it."""
@@ -128,7 +124,7 @@ class Classifier:
     def _unsure(self, confidence: float | None, known: bool) -> bool | None:
         if not known:
             return True
-        return None if confidence is None else confidence < self._meta.get("limiar_incerto", 0.5)
+        return None if confidence is None else confidence < self._threshold
 
 
 def _at(probabilities: Sequence[float] | None, position: int) -> float | None:
@@ -160,16 +156,24 @@ def load_engine(path: Path, sha256: str) -> tuple[Engine, dict[str, Any]]:
             raise NotCompiled
         command = [sys.executable, str(HERE / "compiler.py"), str(path), str(made)]
         result = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-        if result.returncode == 1:
-            raise ModelError(result.stderr.strip())
-        if result.returncode:
+        if result.returncode == NOT_COMPILABLE:
             raise NotCompiled
+        if result.returncode:
+            raise ModelError(result.stderr.strip() or f"{path}: its compiler ended with {result.returncode}")
 
     try:
-        with made_once(f"{hashlib.sha256(sha256.encode() + code).hexdigest()}.npz", compile_to) as compiled:
-            return Scorer.load(compiled)
+        return made_once(f"{hashlib.sha256(sha256.encode() + code).hexdigest()}.npz", compile_to, _load)
     except NotCompiled:
         return _read_here(path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be compiled: {error}") from error
+
+
+def _load(compiled: Path) -> tuple[Engine, dict[str, Any]]:
+    try:
+        return Scorer.load(compiled)
+    except (BadZipFile, EOFError, KeyError, ValueError) as error:
+        raise OSError(f"{compiled}: {error}") from error
 
 
 def _read_here(path: Path) -> tuple[Engine, dict[str, Any]]:

@@ -16,9 +16,9 @@ from sklearn.svm import LinearSVC
 
 import model_file
 from model_file import Model
-from scorer import Array, Block, Judgement, ModelError, Options, Scorer, Terms
+from scorer import NOT_COMPILABLE, Array, Block, Judgement, ModelError, Options, Scorer, Terms
 
-NOT_COMPILABLE = 3  # the exit status of this module run as a program
+LONGEST = 100  # n-gram; "all of them" takes time that grows with the square of a text
 TRIAL = ("boneca de pano", "Kit 4 Esponjas p/ Maquiagem, Formato de Coração!", "livro livro de LIVROS", "?")
 
 
@@ -35,9 +35,10 @@ class Uncompiled:
         jobs = [name for name in self._vect.get_params() if name.endswith("n_jobs")]
         self._vect.set_params(**dict.fromkeys(jobs))  # no processes for one text, whatever its author had set
 
-    def best(self, text: str) -> int:
-        """Return the position of the text's class."""
-        return self.classes.index(self._clf.predict(self._vect.transform([text])).tolist()[0])
+    def best(self, text: str) -> tuple[int, float | None, bool]:
+        """Return the position of the text's class, its probability, and whether the model knows any of it."""
+        best, _, probabilities, known = self.judge(text)
+        return best, None if probabilities is None else float(probabilities[best]), known
 
     def judge(self, text: str) -> Judgement:
         """Return the text's class with what is known of the others."""
@@ -156,16 +157,22 @@ def _block(vectorizer: CountVectorizer, transformer: TfidfTransformer | None, sc
             raise NotCompilable(option)
     if vectorizer.analyzer not in ("word", "char", "char_wb"):
         raise NotCompilable("analyzer")
-    if vectorizer.ngram_range[0] < 1:  # which scikit-learn takes, for each analyzer otherwise
+    low, high = map(int, vectorizer.ngram_range)
+    if not 1 <= low <= high <= LONGEST:  # others scikit-learn takes too, for each analyzer otherwise
         raise NotCompilable("ngram_range")
+    if vectorizer.dtype not in (np.int32, np.int64, np.float32, np.float64):  # which other counts are cut to
+        raise NotCompilable("dtype")
+    if vectorizer.strip_accents not in (None, "ascii", "unicode"):
+        raise NotCompilable("strip_accents")
+    vectorizer._check_vocabulary()  # makes it of one that was given
     terms = sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__)
     if [vectorizer.vocabulary_[term] for term in terms] != list(range(len(terms))):
         raise ModelError("the vectorizer's vocabulary does not number its terms from 0")
     options = Options(
         analyzer=vectorizer.analyzer,
-        ngram_range=(int(vectorizer.ngram_range[0]), int(vectorizer.ngram_range[1])),
+        ngram_range=(low, high),
         lowercase=bool(vectorizer.lowercase),
-        strip_accents=vectorizer.strip_accents or None,
+        strip_accents=vectorizer.strip_accents,
         token_pattern=vectorizer.token_pattern or "",
         stop_words=sorted(vectorizer.get_stop_words() or ()),
         binary=bool(vectorizer.binary),

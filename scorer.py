@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from ctypes import c_double
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -20,10 +20,13 @@ import native
 
 Array = NDArray[Any]
 LATIN_ACCENTS = re.compile("[\u0300-\u034e\u0350-\u036f]")  # all of them combine; mostly only ASCII is left
-PARTS_BYTES = 4_000_000  # in each worker, of what the words that came lately add to the scores
+PARTS_BYTES = 16_000_000  # of what each word adds to the scores, at most; the shipped model's has 4 MB
 # Patterns of tokens that are runs of letters and digits, with the shortest one's length.
 RUNS_OF_LETTERS = {r"(?u)\b\w\w+\b": 2, r"(?u)\b\w+\b": 1}
-NO_LETTER, OTHER = 0x110000, 0xFFFF  # more than any letter's number, and than any in Latin-1
+NO_LETTER = 0x110000  # more than any letter's number
+OTHER = 0xFFFF  # scorer.c's
+NOT_COMPILABLE = 3  # compiler.py's exit status where scikit-learn itself must serve a model
+LINE = 64  # bytes of a processor's cache line
 HIT = np.dtype([("column", np.int32), ("begin", np.int32), ("end", np.int32)])
 
 
@@ -76,40 +79,36 @@ class Block:
 
     def __init__(self, options: Options, terms: Terms, idf: Array | None, weights: Array) -> None:
         """Take the terms, idf of shape (terms,), and weights of shape (terms, scores), float32 or float64."""
-        self.options, self.terms, self.idf, self.weights = options, terms, idf, weights
+        self.options, self.terms, self.idf = options, terms, idf
         self._tokens = re.compile(options.token_pattern).findall
         self._stop_words = frozenset(options.stop_words)
         # Such tokens have no blank in them, others may have.
         self._runs = options.analyzer == "word" and options.token_pattern in RUNS_OF_LETTERS
+        # Whether scorer.c itself can take a text in Latin-1 apart.
+        self.latin = options.analyzer == "char_wb" or (self._runs and not self._stop_words)
         adds_up = not (options.binary or options.sublinear_tf or options.norm) and options.dtype == "float64"
         count, scores = weights.shape
-        bits = count.bit_length()
-        lately = 2 ** (PARTS_BYTES // (8 * (scores + 1))).bit_length() // 2
-        if not (adds_up and options.analyzer == "char_wb"):
-            lately = 0
         self._arrays = {
-            "slots": np.zeros(2 ** (bits + 1), np.uint64),  # two to four places for each term
-            "weights": weights,
+            "weights": _rows(count, scores, weights.dtype),
             "counts": np.zeros(count, np.int32),
             "columns": np.zeros(count, np.int32),
             "values": np.zeros(count),
         }
+        self._arrays["weights"][:, :scores] = weights
         if idf is not None:
             self._arrays["idf"] = idf.astype(np.float64)
-        if lately:
-            self._arrays |= {"words": np.zeros(lately, np.uint64), "parts": np.zeros((lately, scores + 1))}
         self.struct = native.Block(
             **{name: array.ctypes.data for name, array in self._arrays.items()},
-            slot_count=2 ** (bits + 1),
-            column_mask=2**bits - 1,
+            terms=self._index("terms", count),
             seed=secrets.randbits(64),
-            word_count=lately,
             scale=options.scale,
             analyzer=native.ANALYZERS.index(options.analyzer),
             low=options.ngram_range[0],
             high=options.ngram_range[1],
             norm=native.NORMS.index(options.norm),
+            weight_row=self._arrays["weights"].shape[1],
             score_count=scores,
+            shortest=RUNS_OF_LETTERS[options.token_pattern] if self._runs else 1,
             separator=ord(" ") if self._runs else NO_LETTER,
             binary=options.binary,
             sublinear=options.sublinear_tf,
@@ -117,17 +116,36 @@ class Block:
             single_values=options.dtype == "float32",
             single_weights=weights.dtype == np.float32,
         )
-        if options.analyzer == "char_wb":
-            self.struct.shortest = 1
-        elif self._runs and not self._stop_words:
-            self.struct.shortest = RUNS_OF_LETTERS[options.token_pattern]
         self.struct.latin[:] = [self._latin(chr(code)) for code in range(256)]
-        native.learn(self.struct, _utf32(terms.text), terms.lengths.ctypes.data, count)
+        native.learn_terms(self.struct, _utf32(terms.text), terms.lengths.ctypes.data, count)
 
-    def add(self, text: str, scores: Any) -> None:
-        """Add what the text says to the scores, and to the number behind them how many terms it has."""
+    @property
+    def adds_up_by_words(self) -> bool:
+        """Whether what the n-grams of a word add is the same in any text, so that learn_words has a use."""
+        return bool(self.struct.adds_up) and self.options.analyzer == "char_wb"
+
+    def learn_words(self, words: list[str]) -> None:
+        """Find once and for all what each of these words adds; they must have no blank."""
+        numbers = 1 + self.struct.score_count
+        parts = self._arrays["parts"] = _rows(len(words), numbers, np.dtype(np.float64))
+        self.struct.words, self.struct.parts = self._index("words", len(words)), parts.ctypes.data
+        self.struct.part_row = parts.shape[1]
+        letters = self._joined(words)
+        native.learn_words(self.struct, letters, len(letters) // 4)
+
+    def _index(self, name: str, count: int) -> native.Index:
+        bits = count.bit_length()
+        self._arrays[name] = np.zeros(2 ** (bits + 1), np.uint64)  # two to four places for each
+        return native.Index(self._arrays[name].ctypes.data, 2 ** (bits + 1), 2**bits - 1)
+
+    @property
+    def weights(self) -> Array:
+        return self._arrays["weights"][:, : self.struct.score_count]
+
+    def add(self, text: str, sums: Any) -> None:
+        """Add to the sums how many terms the text has, and behind that number, what they add to the scores."""
         letters = self._letters(text)
-        native.add(self.struct, letters, len(letters) // 4, scores)
+        native.add(self.struct, letters, len(letters) // 4, sums)
 
     def values(self, text: str) -> tuple[Array, Array]:
         """Return the columns of the text's terms, each once, and the values that the vectorizer's transform has."""
@@ -135,27 +153,45 @@ class Block:
         count = native.transform(self.struct, letters, len(letters) // 4)
         return self._arrays["columns"][:count].copy(), self._arrays["values"][:count].copy()
 
-    def columns_of_words(self, words: list[str]) -> Iterator[tuple[int, set[int]]]:
-        """Yield the column of each term in the text that these words make, with the positions of the words in it."""
-        if self.options.analyzer == "char_wb":
-            for position, word in enumerate(words):
-                for column, _, _ in self._located(self._preprocess(word).split()):
-                    yield column, {position}
-            return
-        if self.options.analyzer == "char":
-            pieces = [(letter, p) for p, word in enumerate(words) for letter in self._preprocess(word) + " "][:-1]
-            owners = [position for _, position in pieces]
-        else:
-            pieces = [(token, p) for p, word in enumerate(words) for token in self._split(self._preprocess(word))]
-            owners = [position for token, position in pieces for _ in range(len(token) + 1)]  # and what is behind it
-        for column, begin, end in self._located([piece for piece, _ in pieces]):
-            yield column, set(owners[begin:end])
+    def shares_of_words(self, words: list[str], shares: Array) -> Array:
+        """Return what each of the words that make up a text has of the terms' shares, of shape (terms,).
 
-    def _located(self, pieces: list[str]) -> list[tuple[int, int, int]]:
+        A term's share is divided among the places where it stands, and counts there for each word that it touches.
+        """
+        columns, first, last, touchable = self._places(words)
+        each = shares[columns] / np.bincount(columns)[columns] if len(columns) else np.empty(0)
+        total = np.zeros(len(words))
+        for step in range(int((last - first).max(initial=0)) + 1):
+            touched = first + step <= last
+            np.add.at(total, (first + step)[touched], each[touched])
+        return total * touchable
+
+    def _places(self, words: list[str]) -> tuple[Array, Array, Array, Array]:
+        """Return the columns of a text's terms, the first and last word that each touches, and which it can."""
+        preprocessed = [self._preprocess(word) for word in words]
+        touchable = np.zeros(len(words), bool)
+        if self.options.analyzer == "char_wb":
+            hits = [self._located(word.split()) for word in preprocessed]
+            columns = np.concatenate([np.empty(0, np.int32), *[each["column"] for each in hits]])
+            first = np.repeat(np.arange(len(words)), [*map(len, hits)])
+            return columns, first, first, ~touchable
+        if self.options.analyzer == "char":
+            pieces, lengths, behind = [" ".join(preprocessed)], [len(word) + 1 for word in preprocessed], 1
+            owners = np.repeat(np.arange(len(words)), lengths)
+        else:
+            found = [(token, position) for position, word in enumerate(preprocessed) for token in self._split(word)]
+            pieces, lengths, behind = [token for token, _ in found], [len(token) + 1 for token, _ in found], 0
+            owners = np.repeat(np.array([position for _, position in found], np.intp), lengths)
+        touchable[owners] = True
+        located = self._located(pieces)
+        # What stands behind a token, which may be empty, is the token's own.
+        return located["column"], owners[located["begin"]], owners[located["end"] - behind], touchable
+
+    def _located(self, pieces: list[str]) -> Array:
         letters = self._joined(pieces)
         hits = np.zeros(native.locate(self.struct, letters, len(letters) // 4, None, 0), HIT)
         native.locate(self.struct, letters, len(letters) // 4, hits.ctypes.data, len(hits))
-        return [*map(tuple, hits.tolist())]
+        return hits
 
     def _letters(self, text: str) -> bytes:
         """Return a text as scorer.c takes it."""
@@ -224,7 +260,9 @@ class Scorer:
         self.classes, self.link, self.logarithms = classes, link, logarithms
         self.blocks, self.intercept = blocks, intercept
         self._intercept = intercept.astype(np.float64)
-        self._scores, self._probabilities = c_double * (len(classes) + 1), c_double * len(classes)
+        self._latin = all(block.latin for block in blocks)
+        self._learn_words()
+        self._verdicts = c_double * (2 * len(classes) + 1)
         self._model = native.Model(
             blocks=(native.Block * len(blocks))(*[block.struct for block in blocks]),
             intercept=self._intercept.ctypes.data,
@@ -235,6 +273,16 @@ class Scorer:
             single=intercept.dtype == np.float32
             and all(block.struct.single_values and block.struct.single_weights for block in blocks),
         )
+
+    def _learn_words(self) -> None:
+        """Let blocks of letters learn the words that are terms of others, the commonest first."""
+        learning = [block for block in self.blocks if block.adds_up_by_words]
+        if not learning:
+            return
+        terms = [term for block in self.blocks if block.options.analyzer == "word" for term in block.terms.strings()]
+        words = [term for term in terms if term.split() == [term]]
+        for block in learning:
+            block.learn_words(words[: PARTS_BYTES // (8 * (1 + len(self.intercept)) * len(learning))])
 
     def save(self, path: str | os.PathLike[str], about: dict[str, Any]) -> None:
         """Write what `load` reads: arrays only, no pickle. `about` is anything of JSON's to keep with it."""
@@ -269,25 +317,33 @@ class Scorer:
             scorer = cls(header["classes"], header["link"], blocks, arrays["intercept"], header["logarithms"])
         return scorer, header["about"]
 
-    def best(self, text: str) -> int:
-        """Return the position of the text's class."""
-        return self.judge(text).best
+    def best(self, text: str) -> tuple[int, float | None, bool]:
+        """Return the position of the text's class, its probability, and whether the model knows any of it."""
+        position, verdict = self._verdict(text)
+        probability = None if self.link == "none" else verdict[1 + len(self.classes) + position]
+        return position, probability, verdict[0] > 0
 
     def judge(self, text: str) -> Judgement:
         """Return the text's class with what is known of the others."""
-        scores, probabilities = self._scores(), self._probabilities()
+        best, verdict = self._verdict(text)
+        behind = 1 + len(self.classes)
+        probabilities = None if self.link == "none" else verdict[behind:]
+        return Judgement(best, verdict[1:behind], probabilities, verdict[0] > 0)
+
+    def _verdict(self, text: str) -> tuple[int, Any]:
+        """Return the class's position, and the number of terms, each class's score and each one's probability."""
         try:
-            latin = text.encode("latin-1")
-            simple = native.add_latin(self._model, latin, len(latin), scores)
+            latin = text.encode("latin-1") if self._latin else None
         except UnicodeEncodeError:
-            simple = False
-        if not simple:
-            scores = self._scores()
+            latin = None
+        verdict = self._verdicts()
+        best = -1 if latin is None else native.judge_latin(self._model, latin, len(latin), verdict)
+        if best < 0:
+            verdict = self._verdicts()
             for block in self.blocks:
-                block.add(text, scores)
-        best = native.conclude(self._model, scores, probabilities)
-        *per_class, terms = scores
-        return Judgement(best, per_class, None if self.link == "none" else probabilities, terms > 0)  # type: ignore[arg-type] # mypy does not know that ctypes' arrays are sequences
+                block.add(text, verdict)
+            best = native.conclude(self._model, verdict)
+        return best, verdict
 
     def shares(self, text: str, position: int) -> dict[str, float]:
         """Return what each word of the text adds to the score of the class at this position.
@@ -305,15 +361,20 @@ class Scorer:
                 one = weights[:, 0] if position else -weights[:, 0]
             else:
                 one = weights[:, position] - weights.mean(axis=1) if self.logarithms else weights[:, position]
-            share = dict(zip(columns.tolist(), (values * one).tolist(), strict=True))
-            found = [(column, at) for column, at in block.columns_of_words(words) if column in share]
-            times: dict[int, int] = {}
-            for column, _ in found:
-                times[column] = times.get(column, 0) + 1
-            for column, at in found:
-                for word in at:
-                    total[words[word]] += share[column] / times[column]
+            shares = np.zeros(len(block.terms))
+            shares[columns] = values * one
+            for word, share in zip(words, block.shares_of_words(words, shares).tolist(), strict=True):
+                total[word] += share
         return total
+
+
+def _rows(count: int, numbers: int, dtype: np.dtype[Any]) -> Array:
+    """Return rows of zeros, of so many numbers or some more, that are in no more cache lines than they must."""
+    size = numbers * dtype.itemsize
+    size = -(-size // LINE) * LINE if size > LINE else 2 ** (size - 1).bit_length()
+    memory = np.zeros(count * size + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    return memory[start : start + count * size].view(dtype).reshape(count, size // dtype.itemsize)
 
 
 def _utf32(text: str) -> bytes:

@@ -236,15 +236,77 @@ def test_scores_of_a_model_without_probabilities(clf: Any, categories: list[str]
         CountVectorizer(tokenizer=str.split, token_pattern=None),
         CountVectorizer(preprocessor=str.lower),
         CountVectorizer(analyzer=str.split),
+        CountVectorizer(strip_accents=str.lower),
         CountVectorizer(ngram_range=(0, 2)),
         CountVectorizer(analyzer="char_wb", ngram_range=(0, 2)),
+        CountVectorizer(analyzer="char", ngram_range=(2, 2**31)),
+        CountVectorizer(dtype="int8"),  # in which 128 is -128
     ],
 )
-def test_vectorizer_that_calls_a_function_or_counts_from_0_is_not_compiled(vect: Any) -> None:
+def test_vectorizer_that_calls_a_function_or_counts_otherwise_is_not_compiled(vect: Any) -> None:
     clf = MultinomialNB().fit(vect.fit_transform(TEXTS), CATEGORIES)
 
     with pytest.raises(NotCompilable):
         compile_model(Model(vect, clf, {}, ""))
+
+
+@pytest.mark.parametrize("ngram_range", [(2, 1), (1, 0), (1, -5), (2**31, 2**31), (1, 2**32 + 1)])
+@pytest.mark.parametrize("analyzer", ["word", "char", "char_wb"])
+def test_range_that_was_changed_is_not_compiled(analyzer: str, ngram_range: tuple[int, int]) -> None:
+    vect = CountVectorizer(analyzer=analyzer)
+    clf = MultinomialNB().fit(vect.fit_transform(TEXTS), CATEGORIES)
+    vect.ngram_range = ngram_range
+
+    with pytest.raises(NotCompilable):
+        compile_model(Model(vect, clf, {}, ""))
+
+
+def test_given_vocabulary_needs_no_fit() -> None:
+    vect = CountVectorizer(vocabulary=["boneca", "livro", "batom"])
+    clf = MultinomialNB().fit(CountVectorizer(vocabulary=vect.vocabulary).transform(TEXTS), CATEGORIES)
+
+    assert compile_model(Model(vect, clf, {}, "")).judge("um livro").best == 1
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+def test_score_that_is_no_number_is_the_best_as_numpy_has_it() -> None:
+    vect = CountVectorizer()
+    clf = ComplementNB(alpha=0, norm=True).fit(vect.fit_transform(TEXTS), CATEGORIES)
+    scorer = compile_model(Model(vect, clf, {}, ""))
+
+    assert [scorer.classes[scorer.judge(text).best] for text in TEXTS] == clf.predict(vect.transform(TEXTS)).tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("loss", ["log_loss", "modified_huber"])
+@pytest.mark.filterwarnings("ignore:Maximum number of iteration")
+def test_probabilities_far_from_0_are_scikit_learns(loss: str, dtype: Any) -> None:
+    vect = CountVectorizer(analyzer="char", dtype=dtype)
+    clf = SGDClassifier(loss=loss, max_iter=9, random_state=0).fit(vect.fit_transform(TEXTS), CATEGORIES)
+    clf.coef_ -= clf.coef_.max() + 1  # so that no class is likely
+    texts = [letter * times for letter in "abeilno " for times in (1, 9, 99, 300, 999)]
+
+    assert_same_answers(compile_model(Model(vect, clf, {}, "")), vect, clf, texts)
+
+
+@pytest.mark.parametrize("pattern", [r"\w*", r"(?u)\b\w+\b"])
+def test_words_have_all_of_the_score_between_them(pattern: str) -> None:
+    vect = TfidfVectorizer(token_pattern=pattern, norm=None, use_idf=False)
+    clf = LogisticRegression(C=10).fit(vect.fit_transform(TEXTS), CATEGORIES)
+    scorer = compile_model(Model(vect, clf, {}, ""))
+
+    shares = scorer.shares("boneca- -base", 0)
+
+    assert sum(shares.values()) == pytest.approx(scorer.judge("boneca- -base").scores[0] - clf.intercept_[0])
+
+
+def test_stop_word_between_two_has_no_share() -> None:
+    vect = CountVectorizer(ngram_range=(2, 2), stop_words=["de"])
+    clf = LogisticRegression().fit(vect.fit_transform(TEXTS), CATEGORIES)
+
+    shares = compile_model(Model(vect, clf, {}, "")).shares("boneca de pano", 0)
+
+    assert shares["boneca"] == shares["pano"] > shares["de"] == 0
 
 
 @pytest.mark.filterwarnings("ignore:divide by zero")
@@ -301,15 +363,18 @@ def test_given_word_with_a_line_end_leaves_the_others_alone() -> None:
 @pytest.mark.parametrize("analyzer", ["char", "char_wb"])
 def test_text_that_unicode_expands_takes_no_more_memory_than_a_worker_has(analyzer: str) -> None:
     vect = TfidfVectorizer(analyzer=analyzer, ngram_range=(2, 5), strip_accents="unicode")
-    clf = MultinomialNB().fit(vect.fit_transform(TEXTS), CATEGORIES)
+    clf = MultinomialNB().fit(vect.fit_transform([f"{TEXTS[0]} \ufdfa", *TEXTS[1:]]), CATEGORIES)
     scorer = compile_model(Model(vect, clf, {}, ""))
 
     tracemalloc.start()
     scorer.judge("\ufdfa" * 20_000)  # 360,000 letters
-    _, peak = tracemalloc.get_traced_memory()
+    _, judged = tracemalloc.get_traced_memory()
+    scorer.shares("\ufdfa" * 20_000, 0)
+    _, explained = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert peak < 40_000_000  # of the 60 MB that a worker is reckoned at
+    assert judged < 40_000_000
+    assert explained < 100_000_000
 
 
 def test_idf_that_is_not_the_vocabularys_is_refused() -> None:
