@@ -20,7 +20,7 @@ ONLY_FOR_SKLEARN = {"sklearn", "scipy", "scipy.libs", "joblib", "narwhals", "thr
 FIGURES = {"p50": 1, "p99": 1, "start": 2, "idle": 0, "loaded": 0}  # with their digits
 METHOD = """All stacks serve the same `model.sav`, one at a time, on this machine together with the load: `wrk` with
 16 connections, each request another text of about 300 characters, joined from listings that the model was trained on,
-so that nearly all their words are known and soon remembered. Ours runs with `RATE_LIMIT=0`. A sample of the answers is
+so that nearly all their words are known. Ours runs with `RATE_LIMIT=0`. A sample of the answers is
 compared with scikit-learn's own during each run. Figures are medians over the rounds (lowest…highest); MB is 1,000,000
 bytes of PSS, all processes of the stack.
 """

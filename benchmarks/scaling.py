@@ -22,7 +22,7 @@ from benchmarks.texts import NUMBER, with_answers
 PAGE = ROOT / "docs" / "scaling.md"
 STACK = BY_NAME["ours"]
 SECONDS = 8
-WARM_SECONDS = 20  # of 0.3 cores: until the words of most texts are remembered
+WARM_SECONDS = 20  # of 0.3 cores: until workers have copied the pages that they write to
 CORES = (0.5, 1.0, 2.0)
 REPLICAS = (1, 2, 3)
 REPLICA_CORES = 0.3  # so that three of them, nginx and the load fit on two cores

@@ -342,7 +342,7 @@ def test_memory_does_not_grow_under_load(minutes: float, tmp_path: Path, tell: C
 
     with running(tmp_path, RATE_LIMIT="0") as server:
         generator = random.Random(0)
-        for _ in range(1000):  # the words that a worker keeps are as many as it will ever have (scorer.PARTS_BYTES)
+        for _ in range(1000):  # by then a worker has copied what it writes to
             assert server.predict(words(generator, 60)).status == 200
         pids = family()
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
