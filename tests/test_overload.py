@@ -122,6 +122,8 @@ def requests_of(text: str) -> list[bytes]:
     ]
 
 
+# A second, by a quarter core: what was ten times its best before answers became cheap. See docs/reliability.md.
+REFUSABLE = 6_600
 TEXTS = {"a title": "boneca de pano azul", "the longest text": "boneca " * 2857}
 
 
@@ -175,16 +177,20 @@ def test_twice_what_it_can_do_is_no_less_done_and_the_rest_is_refused_at_once(
     assert {outcome.status for outcome in refused} == {503}
     assert all(b"\r\nRetry-After: 1\r\n" in outcome.answer for outcome in refused)
     assert max(outcome.seconds for outcome in refused) < 1
-    assert done >= 0.75 * best
+    # A refusal takes some 60 microseconds of the core, an answer 270: were nothing else lost, 72 % could be done.
+    assert done >= 0.6 * best
 
 
-def test_ten_times_what_it_can_do_leaves_nobody_waiting(held: Container, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ten_times_what_it_can_do_leaves_nobody_waiting_as_far_as_nginx_can_refuse(
+    held: Container, capsys: pytest.CaptureFixture[str]
+) -> None:
     requests = requests_of(TEXTS["a title"])
     best = best_rate(held.port, TEXTS["a title"])
+    much = min(10 * best, REFUSABLE)
     slowest, probed_in, after = [], [], []
     for _ in range(3):  # others slow the machine down now and then: the medians count
         with probed(held) as probes:
-            outcomes = open_loop(held.port, 10 * best, 6, requests)
+            outcomes = open_loop(held.port, much, 6, requests)
         end = max(outcome.begun + outcome.seconds for outcome in outcomes)  # of the last answer
         open_loop(held.port, 0.5 * best, max(0.1, 8 - end), requests)
         after.append(rate(open_loop(held.port, 0.9 * best, 3, requests), 3))
@@ -192,7 +198,7 @@ def test_ten_times_what_it_can_do_leaves_nobody_waiting(held: Container, capsys:
         probed_in.append(max(probes.seconds))
 
         with capsys.disabled():
-            print(told(f"{10 * best:.0f}/s, ten times the best, 6 s", outcomes), end="")
+            print(told(f"{much:.0f}/s, {much / best:.1f} times the best, 6 s", outcomes), end="")
             print(
                 f"; {rate(outcomes, 6):.0f}/s done; health slowest {probed_in[-1]:.2f} s of {len(probes.seconds)}, "
                 f"{probes.closed} asked again; peak {peak(held):.0f} of 512 MB; 2 s later {after[-1]:.0f} of "
