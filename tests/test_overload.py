@@ -122,8 +122,8 @@ def requests_of(text: str) -> list[bytes]:
     ]
 
 
-# A second, by a quarter core: what was ten times its best before answers became cheap. See docs/reliability.md.
-REFUSABLE = 6_600
+# A second, by a quarter core: nine times its best before answers became cheap. See docs/reliability.md.
+REFUSABLE = 6_000
 TEXTS = {"a title": "boneca de pano azul", "the longest text": "boneca " * 2857}
 
 
