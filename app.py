@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -10,7 +9,6 @@ import sys
 import time
 import traceback
 import unicodedata
-import uuid
 from collections.abc import Iterable
 from functools import lru_cache
 from types import TracebackType
@@ -20,6 +18,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import (
     BadRequest,
     HTTPException,
+    RequestEntityTooLarge,
     ServiceUnavailable,
     UnprocessableEntity,
     UnsupportedMediaType,
@@ -29,13 +28,14 @@ from classifier import Classifier
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from flask.typing import ResponseReturnValue
 
 JSON = "application/json"
 MAX_BODY = 256 * 1024  # bytes; nginx's client_max_body_size is the same
 MAX_WAIT = 1.5  # seconds in the queue; nginx adds Retry-After
 QUEUED_AT = 14  # characters of what nginx says of it: seconds, a point, milliseconds
 MAX_TEXT = {"titulo": 500, "descricao": 20_000}  # code points after NFC
-FOR_THE_LOG = "cadastro.for_the_log"  # in Flask's environ: headers of a prediction that nginx logs
+BODY = "cadastro.body"  # in the environ, once it is read
 
 DETAILS = {
     404: "Este endereço não existe nesta API.",
@@ -46,7 +46,7 @@ DETAILS = {
 }
 
 # What the hot path leaves to Flask: the request's faults, and whatever a model raises, which gunicorn would answer in
-# HTML and log with its words. Flask meets it again, answers it and logs it by App.log_exception.
+# HTML and log with its words. Flask logs it by App.log_exception.
 FAULTS = Exception
 
 
@@ -59,26 +59,23 @@ class InvalidField(UnprocessableEntity):
 
 
 class App(Flask):
-    """Flask, but for its log, since an exception's own words may hold the seller's text, and every answer's headers.
+    """Flask, but for its log, since an exception's own words may hold the seller's text, and how it reads a body."""
 
-    after_request would do for those, and Response for a prediction's, but each takes a tenth of a prediction's time.
-    """
+    def preprocess_request(self) -> ResponseReturnValue | None:
+        """Read the body before anything is answered, or nginx's connection would be reset: a 502 for the client.
 
-    def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer, as Flask's own does; the request's id is sane from here on."""
-        request_id = environ["HTTP_X_REQUEST_ID"] = sane_id(environ.get("HTTP_X_REQUEST_ID", ""))
-        for_the_log: list[tuple[str, str]] = []
-        environ[FOR_THE_LOG] = for_the_log
-
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            return start_response(status, headers + for_the_log + own_headers(request_id), exc_info)
-
-        return super().wsgi_app(environ, start)
+        A function of before_request, with request.get_data(), would take as long as the prediction.
+        """
+        environ = request.environ
+        body = environ[BODY] if BODY in environ else read_body(environ)
+        if len(body) > MAX_BODY:
+            raise RequestEntityTooLarge
+        return super().preprocess_request()
 
     def log_exception(self, exc_info: tuple[type, BaseException, TracebackType] | tuple[None, None, None]) -> None:
         kind, _, trace = exc_info
         frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(trace)]
-        line = {"request_id": request.headers["X-Request-ID"], "error": kind and kind.__name__, "frames": frames}
+        line = {"request_id": request_id(), "error": kind and kind.__name__, "frames": frames}
         print(json.dumps(line), file=sys.stderr, flush=True)
 
 
@@ -92,25 +89,22 @@ class HotPath:
         self._rest, self._classifier, self._cors = rest, classifier, cors
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        body = read_body(environ)
         if (
             environ["PATH_INFO"] == "/predizer_categoria"
             and environ["REQUEST_METHOD"] == "POST"
             and not environ["QUERY_STRING"]
             and environ.get("CONTENT_TYPE") == JSON
-            and (length := environ.get("CONTENT_LENGTH", "")).isdecimal()
-            and int(length) <= MAX_BODY
+            and len(body) <= MAX_BODY
             and not waited_too_long(environ.get("HTTP_X_QUEUED_AT", ""))
             and not (self._cors and "HTTP_ORIGIN" in environ)
         ):
-            body = environ["wsgi.input"].read(int(length))
             try:
                 answer, for_the_log = predict_and_tell(self._classifier, body)
             except FAULTS:
-                environ["wsgi.input"] = io.BytesIO(body)  # for Flask to read again, and to answer it
+                pass  # Flask meets it again, and answers it
             else:
-                request_id = sane_id(environ.get("HTTP_X_REQUEST_ID", ""))
-                headers = [("Content-Type", JSON), ("Content-Length", str(len(answer)))]
-                start_response("200 OK", headers + for_the_log + own_headers(request_id))
+                start_response("200 OK", [("Content-Type", JSON), ("Content-Length", str(len(answer))), for_the_log])
                 return [answer]
         return self._rest(environ, start_response)
 
@@ -123,28 +117,21 @@ def create_app(model: str | os.PathLike[str], hot: bool = True, cors_origins: st
     """
     classifier = Classifier(model)
     app = App(__name__, static_folder=None)
-    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY, PROVIDE_AUTOMATIC_OPTIONS=bool(cors_origins))
+    app.config.update(PROVIDE_AUTOMATIC_OPTIONS=bool(cors_origins))
     app.url_map.merge_slashes = False  # no redirect, which would be HTML
-
-    @app.before_request
-    def read_body() -> None:
-        request.get_data()  # an answer before the body is read would reset nginx's connection: a 502 for the client
 
     @app.post("/predizer_categoria")
     def predizer_categoria() -> Response:
-        environ, body = request.environ, request.get_data()
+        environ = request.environ
         if waited_too_long(environ.get("HTTP_X_QUEUED_AT", "")):
             raise ServiceUnavailable
         # Most of what request would take apart is mostly not there.
         if environ.get("CONTENT_TYPE") != JSON and request.mimetype != JSON:
             raise UnsupportedMediaType("O Content-Type deve ser application/json.")
         if environ["QUERY_STRING"] and request.args.get("detalhes") == "1":
-            details = classifier.explain(read_text(body))
-            environ[FOR_THE_LOG] += log_headers(details["categoria"], details["incerto"])
-            return json_response(encode(details))
-        answer, for_the_log = predict_and_tell(classifier, body)
-        environ[FOR_THE_LOG] += for_the_log
-        return json_response(answer)
+            details = classifier.explain(read_text(environ[BODY]))
+            return json_response(encode(details), log_header(details["categoria"], details["incerto"]))
+        return json_response(*predict_and_tell(classifier, environ[BODY]))
 
     @app.get("/modelo")
     def modelo() -> Response:
@@ -161,7 +148,7 @@ def create_app(model: str | os.PathLike[str], hot: bool = True, cors_origins: st
         status = error.code or 500
         detail = DETAILS.get(status, error.description)
         campo = {"campo": error.field} if isinstance(error, InvalidField) else {}
-        body = problem_body(status, error.name, detail, request.headers["X-Request-ID"], **campo)
+        body = problem_body(status, error.name, detail, request_id(), **campo)
         headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
         return Response(body, status, headers, content_type="application/problem+json")
 
@@ -195,24 +182,37 @@ def waited_too_long(queued_at: str) -> bool:
         return False
 
 
-def predict_and_tell(classifier: Classifier, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
-    """Return the answer to a plain prediction and what nginx logs of it; raises as read_text does."""
+def read_body(environ: WSGIEnvironment) -> bytes:
+    """Return the request's body, of one too large as much as shows that, and keep it in the environ."""
+    length = int(environ.get("CONTENT_LENGTH") or 0)
+    body: bytes = environ["wsgi.input"].read(min(length, MAX_BODY + 1))
+    environ[BODY] = body
+    return body
+
+
+def request_id() -> str:
+    """Return the request's id, which nginx gave it, or standalone.py; either says it in the answer, too."""
+    return request.headers.get("X-Request-ID", "")
+
+
+def predict_and_tell(classifier: Classifier, body: bytes) -> tuple[bytes, tuple[str, str]]:
+    """Return the answer to a plain prediction and the header that tells the log of it; raises as read_text does."""
     return plain_answer(*classifier.predict_with_doubt(read_text(body)))
 
 
 @lru_cache(maxsize=None, typed=True)
-def plain_answer(categoria: str, incerto: bool | None) -> tuple[bytes, list[tuple[str, str]]]:
-    return encode({"categoria": categoria}), log_headers(categoria, incerto)
+def plain_answer(categoria: str, incerto: bool | None) -> tuple[bytes, tuple[str, str]]:
+    return encode({"categoria": categoria}), log_header(categoria, incerto)
 
 
-def log_headers(categoria: str, incerto: bool | None) -> list[tuple[str, str]]:
-    """Return the headers that nginx logs and takes off the answer.
+def log_header(categoria: str, incerto: bool | None) -> tuple[str, str]:
+    """Return the header that tells the log what an answer says, which nginx takes off it.
 
     A category is whatever the model's author called it: it goes as UTF-8, in the Latin-1 that WSGI asks for (PEP
     3333), bounded so that it fits nginx's buffer, and what no header may hold becomes a question mark.
     """
     shown = re.sub(r"[\x00-\x1f\x7f]", "?", str(categoria)[:200]).encode(errors="replace").decode("latin-1")
-    return [("X-Log-Categoria", shown), ("X-Log-Incerto", "null" if incerto is None else str(incerto).lower())]
+    return "X-Log", f"{json.dumps(incerto)} {shown}"
 
 
 def problem_body(status: int, title: str, detail: str | None, request_id: str, **more: str) -> bytes:
@@ -226,8 +226,8 @@ def encode(body: Any) -> bytes:
     return text.encode(errors="backslashreplace")  # half of a surrogate pair becomes the escape that it came as
 
 
-def json_response(body: bytes) -> Response:
-    return Response(body, content_type=JSON)
+def json_response(body: bytes, *headers: tuple[str, str]) -> Response:
+    return Response(body, headers=headers, content_type=JSON)
 
 
 def read_text(body: bytes) -> str:
@@ -275,16 +275,6 @@ BOM = b"\xef\xbb\xbf"
 ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 # Numbers are never used, so they become floats: int() refuses more than 4,300 digits, which JSON does not.
 DECODER = json.JSONDecoder(parse_int=float, parse_constant=refuse_constant)
-
-
-def sane_id(given: str) -> str:
-    """Return the client's X-Request-ID where it is sane, else a new one."""
-    return given if re.fullmatch(r"[A-Za-z0-9._-]{1,128}", given) else uuid.uuid4().hex
-
-
-def own_headers(request_id: str) -> list[tuple[str, str]]:
-    """Return the headers that every answer has."""
-    return [("X-Request-ID", request_id), ("Cache-Control", "no-store")]
 
 
 app = create_app(os.environ.get("MODEL", "model.sav"), cors_origins=os.environ.get("CORS_ORIGINS", ""))

@@ -10,13 +10,18 @@ import json
 import os
 import re
 import socket
+import uuid
+from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gunicorn import http, util
 from gunicorn.glogging import Logger
 from gunicorn.http import errors
 from gunicorn.workers.sync import SyncWorker
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 PATIENCE = 2.0  # seconds of a wait for the client, which its worker spends with nobody else
 DRAIN = 16 * 2**20  # bytes of a body too large that are read after its answer, or the client would not get to see that
@@ -44,6 +49,10 @@ ADDRESS = re.compile(r"/api/(predizer_categoria|modelo|health)")
 
 class Worker(SyncWorker):  # type: ignore[misc] # gunicorn has no type hints
     """gunicorn's own, but for its errors, in HTML, and its patience with a client, which ends in its death."""
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        self.wsgi = with_own_headers(self.wsgi)  # type: ignore[has-type] # which gunicorn does not tell
 
     def handle(self, listener: Any, client: socket.socket, address: Any) -> None:
         from app import MAX_BODY  # gunicorn has loaded it by now, as preload_app says
@@ -74,19 +83,43 @@ class Worker(SyncWorker):  # type: ignore[misc] # gunicorn has no type hints
             util.close_graceful(client, PATIENCE, DRAIN) if unread else client.close()
 
 
+def with_own_headers(app: WSGIApplication) -> WSGIApplication:
+    """Return the application, but for the headers that every answer has, and a sane id for each request."""
+
+    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        own = own_headers(sane_id(environ.get("HTTP_X_REQUEST_ID", "")))
+        environ["HTTP_X_REQUEST_ID"] = own["X-Request-ID"]
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            return start_response(status, [*headers, *own.items()], exc_info)
+
+        return app(environ, start)
+
+    return call
+
+
+def own_headers(request_id: str) -> dict[str, str]:
+    """Return the headers that every answer has."""
+    return {"X-Request-ID": request_id, "Cache-Control": "no-store"}
+
+
+def sane_id(given: str) -> str:
+    """Return the client's X-Request-ID where it is sane, else a new one."""
+    return given if re.fullmatch(r"[A-Za-z0-9._-]{1,128}", given) else uuid.uuid4().hex
+
+
 def refuse(client: socket.socket, address: Any, status: int) -> None:
     """Answer a request that no app gets to see."""
-    from app import own_headers, problem_body, sane_id
+    from app import problem_body
 
     title = HTTPStatus(status).phrase
-    request_id = sane_id("")
-    body = problem_body(status, title, DETAILS[status], request_id)
-    headers = own_headers(request_id)
-    headers += [("Content-Type", "application/problem+json"), ("Content-Length", str(len(body)))]
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    headers = own_headers(sane_id(""))
+    body = problem_body(status, title, DETAILS[status], headers["X-Request-ID"])
+    headers |= {"Content-Type": "application/problem+json", "Content-Length": str(len(body))}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     with contextlib.suppress(OSError):
         client.sendall(f"HTTP/1.1 {status} {title}\r\nConnection: close\r\n{head}\r\n".encode() + body)
-    log(dict(headers), address[0], "", "", status, len(body), 0.0)
+    log(headers, address[0], "", "", status, len(body), 0.0)
 
 
 class Log(Logger):  # type: ignore[misc]
@@ -105,6 +138,7 @@ class Log(Logger):  # type: ignore[misc]
 
 def log(headers: dict[str, str], client: str, method: str, path: str, status: int, sent: int, seconds: float) -> None:
     """Write a line with the fields of nginx's, the headers being the answer's: see log_format in `default`."""
+    incerto, _, categoria = headers.get("X-Log", "").partition(" ")
     line = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "request_id": headers.get("X-Request-ID", ""),
@@ -115,7 +149,7 @@ def log(headers: dict[str, str], client: str, method: str, path: str, status: in
         "bytes": sent,
         "seconds": round(seconds, 3),
         "upstream_seconds": None,
-        "categoria": headers.get("X-Log-Categoria", "").encode("latin-1").decode(errors="replace"),
-        "incerto": {"true": True, "false": False}.get(headers.get("X-Log-Incerto", "")),
+        "categoria": categoria.encode("latin-1").decode(errors="replace"),
+        "incerto": {"true": True, "false": False}.get(incerto),
     }
     os.write(1, (json.dumps(line, ensure_ascii=False) + "\n").encode())  # at once, so that no two lines mix

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from playwright.sync_api import Browser, sync_playwright
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import MultinomialNB
 
+import standalone
 from app import create_app
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +45,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session", params=[True, False], ids=["hot path", "Flask alone"])
 def client(request: pytest.FixtureRequest, tiny_model: Path) -> FlaskClient:
     """The app on the tiny model, without nginx, with the hot path in front of Flask and without."""
-    return create_app(tiny_model, hot=request.param).test_client()
+    return client_of(create_app(tiny_model, hot=request.param))
+
+
+def client_of(app: Flask) -> FlaskClient:
+    """Return a client of the app with the headers that nginx adds, or standalone.py."""
+    app.wsgi_app = standalone.with_own_headers(app.wsgi_app)  # type: ignore[assignment,method-assign]
+    return app.test_client()
 
 
 class Answer:

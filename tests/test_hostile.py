@@ -327,7 +327,7 @@ NASTY = [
         b"GET /api/%s HTTP/1.1\r\nHost: a\r\n",
         b"GET /api/health?%s HTTP/1.1\r\nHost: a\r\n",
         b"%s / HTTP/1.1\r\nHost: a\r\n",
-        POST + b"X-Log-Categoria: %s\r\nX-Log-Incerto: %s\r\n",
+        POST + b"X-Log: true %s\r\n",
     ],
     ids=["id", "agent", "forwarded", "host", "page", "api", "query", "method", "log"],
 )

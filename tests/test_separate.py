@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -86,6 +87,17 @@ def test_errors_are_the_same_problems(
     status_line, *lines = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines)
     assert_problem(int(status_line.split()[1]), headers, json.loads(body), status, campo)
+
+
+@pytest.mark.parametrize("role", ["web", "api"])
+@pytest.mark.parametrize("path", ["/api/health", "/api/nada"])
+def test_every_answer_of_the_api_has_its_headers_once(web: Server, api: Server, role: str, path: str) -> None:
+    asked = web if role == "web" else api
+    kept, made = (asked.request("GET", path, X_Request_ID=given).headers for given in ("abc-1.x_Y", "a b"))
+
+    assert kept.get_all("X-Request-ID") == ["abc-1.x_Y"]
+    assert re.fullmatch("[0-9a-f]{32}", ",".join(made.get_all("X-Request-ID")))
+    assert kept.get_all("Cache-Control") == made.get_all("Cache-Control") == ["no-store"]
 
 
 def test_what_only_nginx_may_say_is_not_believed(web: Server, api: Server) -> None:

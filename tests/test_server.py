@@ -204,6 +204,14 @@ def test_request_id_is_on_every_answer(server: Server, path: str) -> None:
     assert (len(made), len(made[0])) == (1, 32)
 
 
+@pytest.mark.parametrize(
+    ("path", "stored"),
+    [("/api/health", "no-store"), ("/api/nada", "no-store"), ("/cadastro.html", None), ("/nada", None)],
+)
+def test_answers_of_the_api_are_not_to_be_stored(server: Server, path: str, stored: str | None) -> None:
+    assert server.request("GET", path).headers.get_all("Cache-Control") == (stored and [stored])
+
+
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -213,7 +221,7 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Server": "nginx",
 }
-NOT_FOR_CLIENTS = {"X-Log-Categoria", "X-Log-Incerto", "X-Powered-By", "Via"}
+NOT_FOR_CLIENTS = {"X-Log", "X-Powered-By", "Via"}
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,8 @@ if "READY_FILE" in os.environ:  # launch.py waits for it; the socket is open alr
     Path(os.environ["READY_FILE"]).touch()
 
 
-def answer(request: Request, body: bytes, for_the_log: list[tuple[str, str]] | None = None) -> Response:
-    headers = dict(product.own_headers(product.sane_id(request.headers.get("X-Request-ID", ""))) + (for_the_log or []))
-    return Response(body, headers=headers | {"Content-Type": product.JSON})
+def answer(body: bytes, *headers: tuple[str, str]) -> Response:
+    return Response(body, headers=dict([("Content-Type", product.JSON), *headers]))
 
 
 @app.post("/predizer_categoria")
@@ -58,22 +57,21 @@ async def predizer_categoria(request: Request) -> Response:
     try:
         if request.query_params.get("detalhes") == "1":
             details = classifier.explain(product.read_text(body))
-            for_the_log = product.log_headers(details["categoria"], details["incerto"])
-            return answer(request, product.encode(details), for_the_log)
-        return answer(request, *product.predict_and_tell(classifier, body))
+            return answer(product.encode(details), product.log_header(details["categoria"], details["incerto"]))
+        return answer(*product.predict_and_tell(classifier, body))
     except Fault as fault:
         return problem(request, fault.code or 500, fault.description, getattr(fault, "field", None))
 
 
 @app.api_route("/modelo", methods=["GET", "HEAD"])
 async def modelo(request: Request) -> Response:
-    return answer(request, product.encode(classifier.card()))
+    return answer(product.encode(classifier.card()))
 
 
 @app.api_route("/health", methods=["GET", "HEAD"])
 async def health(request: Request) -> Response:
     classifier.predict("boneca de pano")
-    return answer(request, product.encode({"status": "ok"}))
+    return answer(product.encode({"status": "ok"}))
 
 
 @app.exception_handler(HTTPException)
@@ -89,14 +87,13 @@ async def failed(request: Request, error: Exception) -> Response:
 
 
 def problem(request: Request, status: int, detail: str | None = None, field: str | None = None) -> Response:
-    headers = product.own_headers(product.sane_id(request.headers.get("X-Request-ID", "")))
     body = {
         "type": "about:blank",
         "title": http.HTTPStatus(status).phrase,
         "status": status,
         "detail": product.DETAILS.get(status, detail),
-        "request_id": dict(headers)["X-Request-ID"],
+        "request_id": request.headers.get("X-Request-ID", ""),
     }
     if field:
         body["campo"] = field
-    return Response(product.encode(body), status, dict(headers) | {"Content-Type": "application/problem+json"})
+    return Response(product.encode(body), status, {"Content-Type": "application/problem+json"})
