@@ -45,10 +45,6 @@ DETAILS = {
     503: "O serviço está ocupado; tente de novo em um segundo.",
 }
 
-# What the hot path leaves to Flask: the request's faults, and whatever a model raises, which gunicorn would answer in
-# HTML and log with its words. Flask logs it by App.log_exception.
-FAULTS = Exception
-
 
 class InvalidField(UnprocessableEntity):
     """422: a field of the request does not do; `field` is its name."""
@@ -101,8 +97,8 @@ class HotPath:
         ):
             try:
                 answer, for_the_log = predict_and_tell(self._classifier, body)
-            except FAULTS:
-                pass  # Flask meets it again, and answers it
+            except Exception:  # the request's fault, or whatever a model raises
+                pass  # Flask meets it again, answers it, and logs what is ours: gunicorn would answer in HTML
             else:
                 start_response("200 OK", [("Content-Type", JSON), ("Content-Length", str(len(answer))), for_the_log])
                 return [answer]
@@ -125,7 +121,7 @@ def create_app(model: str | os.PathLike[str], hot: bool = True, cors_origins: st
         environ = request.environ
         if waited_too_long(environ.get("HTTP_X_QUEUED_AT", "")):
             raise ServiceUnavailable
-        # Most of what request would take apart is mostly not there.
+        # The environ first: request's own mimetype and args take it apart each time.
         if environ.get("CONTENT_TYPE") != JSON and request.mimetype != JSON:
             raise UnsupportedMediaType("O Content-Type deve ser application/json.")
         if environ["QUERY_STRING"] and request.args.get("detalhes") == "1":
@@ -153,7 +149,7 @@ def create_app(model: str | os.PathLike[str], hot: bool = True, cors_origins: st
         return Response(body, status, headers, content_type="application/problem+json")
 
     if cors_origins:
-        from flask_cors import CORS  # here, so that who has no use for it pays nothing for it
+        from flask_cors import CORS  # here, since it takes time and memory at the start
 
         CORS(
             app,
@@ -183,7 +179,10 @@ def waited_too_long(queued_at: str) -> bool:
 
 
 def read_body(environ: WSGIEnvironment) -> bytes:
-    """Return the request's body, of one too large as much as shows that, and keep it in the environ."""
+    """Return the request's body and keep it in the environ; of one that is too large no more than shows that.
+
+    Its length is there and a number: nginx says it, or standalone.py, also where the body came in chunks.
+    """
     length = int(environ.get("CONTENT_LENGTH") or 0)
     body: bytes = environ["wsgi.input"].read(min(length, MAX_BODY + 1))
     environ[BODY] = body
@@ -206,7 +205,7 @@ def plain_answer(categoria: str, incerto: bool | None) -> tuple[bytes, tuple[str
 
 
 def log_header(categoria: str, incerto: bool | None) -> tuple[str, str]:
-    """Return the header that tells the log what an answer says, which nginx takes off it.
+    """Return the header that tells nginx's log what an answer says; nginx takes it off.
 
     A category is whatever the model's author called it: it goes as UTF-8, in the Latin-1 that WSGI asks for (PEP
     3333), bounded so that it fits nginx's buffer, and what no header may hold becomes a question mark.

@@ -124,7 +124,7 @@ class Classifier:
     def _unsure(self, confidence: float | None, known: bool) -> bool | None:
         if not known:
             return True
-        return None if confidence is None else confidence < self._threshold
+        return None if confidence is None else bool(confidence < self._threshold)  # the card's may be numpy's
 
 
 def _at(probabilities: Sequence[float] | None, position: int) -> float | None:

@@ -136,6 +136,8 @@ def _vectorizers(vect: Any, scale: float = 1.0) -> list[tuple[CountVectorizer, T
         return [(vect, vect._tfidf, scale)]
     if type(vect) is Pipeline:
         steps = [step for _, step in vect.steps if step != "passthrough"]
+        if len(steps) == 1:
+            return _vectorizers(steps[0], scale)
         if [type(step) for step in steps] == [CountVectorizer, TfidfTransformer]:
             return [(steps[0], steps[1], scale)]
     if type(vect) is FeatureUnion:

@@ -13,6 +13,7 @@ from typing import Any
 
 import sklearn
 from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.pipeline import Pipeline
 
 from scorer import ModelError
 
@@ -115,7 +116,8 @@ def load(path: str | os.PathLike[str]) -> Model:
                 f"({type(error).__name__}: {error}){_maker(data)}; a joblib file must be saved anew with pickle.dump"
             ) from error
     if not isinstance(content, dict) or not {"vect", "clf"} <= content.keys():
-        raise ModelError(f'{path}: not a dict {{"vect": …, "clf": …}}')
+        mend = '; save {"vect": pipeline[:-1], "clf": pipeline[-1]}' if isinstance(content, Pipeline) else ""
+        raise ModelError(f'{path}: not a dict {{"vect": …, "clf": …}}{mend}')
     versions = {w.message.original_sklearn_version for w in caught if isinstance(w.message, InconsistentVersionWarning)}
     version = ", ".join(sorted(versions)) or sklearn.__version__
     return Model(content["vect"], content["clf"], _card(path, content), version)

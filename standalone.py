@@ -1,4 +1,4 @@
-"""What nginx does for the app where there is none: errors of HTTP as problems, patience with clients, and the log."""
+"""What nginx does for the app where there is none: errors of HTTP, patience with clients, headers, and the log."""
 
 from __future__ import annotations
 

@@ -38,6 +38,13 @@ def test_confidence_and_alternatives_are_the_models_probabilities(tmp_path: Path
         )
 
 
+def test_doubt_is_what_json_can_hold_whatever_number_the_card_has(tmp_path: Path) -> None:
+    vect = HashingVectorizer(alternate_sign=False)  # which is not compiled
+    classifier = make(tmp_path / "m", vect, MultinomialNB(), {"limiar_incerto": np.float64(0.5)})
+
+    assert isinstance(classifier.predict_with_doubt("boneca")[1], bool)
+
+
 @pytest.mark.parametrize("clf", [LogisticRegression(), LinearSVC(), SGDClassifier(random_state=0)])
 @pytest.mark.parametrize(
     "vect",

@@ -236,6 +236,7 @@ def test_class_that_trusts_the_file_is_refused_by_name(clf: Any, tmp_path: Path)
         (b"<html>", "not a pickle"),
         (pickle.dumps([1]), "not a dict"),
         (pickle.dumps({"vect": 1}), "not a dict"),
+        (pickle.dumps(Pipeline([("vect", CountVectorizer())])), r"save {\"vect\": pipeline\[:-1\]"),
         (pickle.dumps({"vect": 1, "clf": 2, "meta": [3]}), "meta"),
         (pickle.dumps({"vect": 1, "clf": 2, "meta": {"qualidade": {4}}}), "meta"),
         (pickle.dumps({"vect": 1, "clf": 2, "meta": {"qualidade": float("nan")}}), "meta"),

@@ -78,6 +78,17 @@ def test_leaving_the_description_fills_in_the_category_and_says_why(page: Page) 
     )
 
 
+def test_category_that_comes_after_its_field_was_entered_is_replaced_by_typing(page: Page) -> None:
+    page.fill("#descricao", "feita à mão, para crianças: boneca")
+    page.press("#descricao", "Tab")
+    expect(page.locator("#categoria")).to_be_focused()
+    expect(page.locator("#categoria")).to_have_value("brinquedo")
+
+    page.keyboard.type("jogo")
+
+    expect(page.locator("#categoria")).to_have_value("jogo")
+
+
 def test_pausing_in_the_description_is_enough(page: Page) -> None:
     page.fill("#titulo", "Boneca de pano")
 
@@ -154,11 +165,15 @@ def test_a_category_fades_with_its_text(page: Page) -> None:
             "Categoria livro. Sugerida pela palavra: anéis (99% de confiança)",
         ),
         (
+            SURE | {"palavras": [{"palavra": word, "peso": 1} for word in ["de", "4,5", "panela", "para", "dona"]]},
+            "Categoria livro. Sugerida pelas palavras: panela, dona (91% de confiança)",
+        ),
+        (
             SURE | {"confianca": None, "incerto": None, "alternativas": None, "palavras": None},
             "Categoria livro. Sugerida pelo texto",
         ),
     ],
-    ids=["words", "one word, never 100%", "model that says nothing"],
+    ids=["words", "one word, never 100%", "words that are no reason", "model that says nothing"],
 )
 def test_the_reason_is_what_the_model_says(page: Page, answer: dict[str, Any], text: str) -> None:
     page.route(API, lambda route: route.fulfill(json=answer))

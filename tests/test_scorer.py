@@ -137,6 +137,22 @@ def test_each_supported_pair_answers_as_scikit_learn(
             assert_same_answers(scorer, vect, clf, made, features)
 
 
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        Pipeline([("vect", TfidfVectorizer()), ("clf", LogisticRegression())]),
+        Pipeline([("counts", CountVectorizer()), ("tfidf", TfidfTransformer()), ("clf", LinearSVC())]),
+    ],
+    ids=["one step", "two steps"],
+)
+def test_pipeline_saved_as_the_readme_says_is_compiled(pipeline: Pipeline) -> None:
+    pipeline.fit(TEXTS, CATEGORIES)
+
+    scorer = compile_model(Model(pipeline[:-1], pipeline[-1], {}, ""))
+
+    assert_same_answers(scorer, pipeline[:-1], pipeline[-1], TEXTS)
+
+
 def test_shipped_model_answers_as_scikit_learn(texts: int) -> None:
     model = model_file.load(ROOT / "model.sav")
     scorer = compile_model(model)

@@ -206,7 +206,10 @@ def test_request_id_is_on_every_answer(server: Server, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("path", "stored"),
-    [("/api/health", "no-store"), ("/api/nada", "no-store"), ("/cadastro.html", None), ("/nada", None)],
+    [
+        *((path, "no-store") for path in ["/api/health", "//api/modelo", "/%61pi/modelo", "/api/nada", "/api"]),
+        *((path, None) for path in ["/cadastro.html", "/api/../cadastro.html", "/nada"]),
+    ],
 )
 def test_answers_of_the_api_are_not_to_be_stored(server: Server, path: str, stored: str | None) -> None:
     assert server.request("GET", path).headers.get_all("Cache-Control") == (stored and [stored])

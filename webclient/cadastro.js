@@ -25,6 +25,8 @@ const MISSING = {
   categoria: "Escolha ou escreva a categoria.",
 };
 // For answers that do not say themselves what is wrong: a cloud's router, a café's login page.
+// They count for the model, and say nothing to a seller.
+const NO_REASON = /^([dn]?[ao]s?|com|de|e|em|ou|para|por|que|sem|uma?|\d[\d.,]*)$/;
 const EXPLANATION = {
   200: "O servidor deu uma resposta que esta página não entende.",
   413: "O texto é grande demais para o servidor.",
@@ -149,7 +151,8 @@ function showAnswer(answer) {
 
 /** @param {Answer} answer */
 function reason({ confianca, palavras }) {
-  const words = (palavras ?? []).filter(({ peso }) => peso > 0).slice(0, 3).map(({ palavra }) => palavra);
+  const words = (palavras ?? []).filter(({ palavra, peso }) => peso > 0 && !NO_REASON.test(palavra))
+    .slice(0, 3).map(({ palavra }) => palavra);
   const from = ["pelo texto", "pela palavra: "][words.length] ?? "pelas palavras: ";
   const percent = Math.min(confianca ?? 0, 0.99).toLocaleString("pt-BR", { style: "percent" }); // never a sure 100%
   return `Sugerida ${from}${words.join(", ")}${confianca === null ? "" : ` (${percent} de confiança)`}`;
@@ -185,6 +188,7 @@ function setBusy(isBusy) {
 function setCategory(name) {
   categoria.value = name;
   if (name) note(categoria, "");
+  if (document.activeElement === categoria) categoria.select(); // as Tab does, so that what is typed replaces it
 }
 
 /** @param {{categoria: string}[]} options */
