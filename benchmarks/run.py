@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import signal
@@ -24,6 +25,8 @@ T = TypeVar("T")
 QUICK = ("textbook", "fastapi", "fastapi-ours", "ours")
 KNOWN = ("boneca de pano", "brinquedo")  # what a stack is asked until it answers
 WARM_SECONDS = 2
+PAIRS = (("ours", "constant-wsgi"), ("ours-flask", "constant-flask"), ("ours", "fastapi-ours"))
+TURNS = 20
 PATIENCE_ENDS = time.monotonic() + 15 * 60
 
 
@@ -58,6 +61,30 @@ def fixed_rate(stack: Stack, pairs: list[tuple[str, str]], rates: list[float], s
         expected = [stack.expected(category) for _, category in pairs]
         open_loop(live.port, requests[::-1], expected[::-1], rates[0], WARM_SECONDS)
         return [dataclasses.asdict(open_loop(live.port, requests, expected, rate, seconds)) for rate in rates]
+
+
+def in_turns(stacks: list[Stack], turns: int) -> list[float]:
+    """Return, for each turn, the first stack's requests a second, of the second's: both run, and are loaded in turn.
+
+    So near to each other in time, and so often, that others on the machine weigh on both.
+    """
+    with contextlib.ExitStack() as stack:
+        urls = []
+        for each in stacks:
+            start = ("livro", "livro") if "constant" in each.name else KNOWN
+            live = stack.enter_context(running(each, *start))
+            urls.append(f"http://127.0.0.1:{live.port}{each.path}")
+        ratios = []
+        for turn in range(-1, turns):  # the first warms up
+            rates = [0.0, 0.0]
+            for at in (0, 1) if turn % 2 else (1, 0):
+                with wrk(urls[at], stacks[at].bodies, (turn + 1) * 2_500 + at * 1_000, 1) as process:
+                    load = finished(process)
+                if load.errors:
+                    raise StackError(f"wrk counts {load.errors} errors of {stacks[at].name}")
+                rates[at] = load.rate
+            ratios.append(rates[0] / rates[1])
+        return ratios[1:]
 
 
 def write_bodies(stack: Stack, pairs: list[tuple[str, str]]) -> None:
@@ -109,7 +136,7 @@ def contract() -> str:
 def compare(stacks: list[Stack], rounds: int, seconds: int) -> dict[str, Any]:
     """Return everything that is measured without containers; a stack that fails is named, with why."""
     pairs, model = with_answers(), report.model_sha256()
-    result: dict[str, Any] = {"samples": {}, "failed": {}, "fixed": {}, "import": [], "batch": {}}
+    result: dict[str, Any] = {"samples": {}, "failed": {}, "fixed": {}, "import": [], "batch": {}, "pairs": {}}
     for stack in stacks:
         write_bodies(stack, pairs)
         try:
@@ -134,6 +161,11 @@ def compare(stacks: list[Stack], rounds: int, seconds: int) -> dict[str, Any]:
                 continue
             result["samples"].setdefault(stack.name, []).append(sample)
             print(number + 1, stack.name, {key: round(value, 2) for key, value in sample.items()}, flush=True)
+    for pair in PAIRS:
+        if all(name in result["samples"] for name in pair):
+            ratios = undisturbed(partial(in_turns, [BY_NAME[name] for name in pair], TURNS))
+            result["pairs"][" / ".join(pair)] = ratios
+            print(*pair, "in turns", report.spread(ratios, 2), flush=True)
     rates = {name: report.median(result, name, "rate") for name in result["samples"]}
     best = max((name for name in rates if name in PEERS_WITH_SKLEARN), key=rates.__getitem__)
     result["best"] = best
