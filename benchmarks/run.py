@@ -25,7 +25,6 @@ T = TypeVar("T")
 QUICK = ("textbook", "fastapi", "fastapi-ours", "ours")
 KNOWN = ("boneca de pano", "brinquedo")  # what a stack is asked until it answers
 WARM_SECONDS = 2
-PAIRS = (("ours", "constant-wsgi"), ("ours-flask", "constant-flask"), ("ours", "fastapi-ours"))
 TURNS = 20
 PATIENCE_ENDS = time.monotonic() + 15 * 60
 
@@ -161,11 +160,11 @@ def compare(stacks: list[Stack], rounds: int, seconds: int) -> dict[str, Any]:
                 continue
             result["samples"].setdefault(stack.name, []).append(sample)
             print(number + 1, stack.name, {key: round(value, 2) for key, value in sample.items()}, flush=True)
-    for pair in PAIRS:
-        if all(name in result["samples"] for name in pair):
-            ratios = undisturbed(partial(in_turns, [BY_NAME[name] for name in pair], TURNS))
-            result["pairs"][" / ".join(pair)] = ratios
-            print(*pair, "in turns", report.spread(ratios, 2), flush=True)
+    for pair in report.PAIRS:
+        names = pair.split(" / ")
+        if all(name in result["samples"] for name in names):
+            result["pairs"][pair] = undisturbed(partial(in_turns, [BY_NAME[name] for name in names], TURNS))
+            print(pair, "in turns", report.spread(result["pairs"][pair], 2), flush=True)
     rates = {name: report.median(result, name, "rate") for name in result["samples"]}
     best = max((name for name in rates if name in PEERS_WITH_SKLEARN), key=rates.__getitem__)
     result["best"] = best
