@@ -28,7 +28,6 @@ from classifier import Classifier
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-    from flask.typing import ResponseReturnValue
 
 JSON = "application/json"
 MAX_BODY = 256 * 1024  # bytes; nginx's client_max_body_size is the same
@@ -57,16 +56,17 @@ class InvalidField(UnprocessableEntity):
 class App(Flask):
     """Flask, but for its log, since an exception's own words may hold the seller's text, and how it reads a body."""
 
-    def preprocess_request(self) -> ResponseReturnValue | None:
+    def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Read the body before anything is answered, or nginx's connection would be reset: a 502 for the client.
 
-        A function of before_request, with request.get_data(), would take as long as the prediction.
+        A function of before_request would cost some microseconds each time.
         """
-        environ = request.environ
         body = environ[BODY] if BODY in environ else read_body(environ)
-        if len(body) > MAX_BODY:
-            raise RequestEntityTooLarge
-        return super().preprocess_request()
+        if len(body) <= MAX_BODY:
+            return super().wsgi_app(environ, start_response)
+        with self.request_context(environ):
+            answer = self.handle_user_exception(RequestEntityTooLarge())
+            return self.make_response(answer)(environ, start_response)
 
     def log_exception(self, exc_info: tuple[type, BaseException, TracebackType] | tuple[None, None, None]) -> None:
         kind, _, trace = exc_info
@@ -226,7 +226,10 @@ def encode(body: Any) -> bytes:
 
 
 def json_response(body: bytes, *headers: tuple[str, str]) -> Response:
-    return Response(body, headers=headers, content_type=JSON)
+    response = Response(body, content_type=JSON)
+    for header in headers:
+        response.headers.add(*header)  # half as long as by Response's own argument
+    return response
 
 
 def read_text(body: bytes) -> str:

@@ -111,8 +111,10 @@ def test_app_alone_says_the_same(hot: bool, origin: str | None, allowed: str | N
     client = create_app(tiny_model, hot, f"{SHOP},{OTHER}").test_client()
     headers = {"Origin": origin} if origin else {}
 
-    for text in ["boneca", ""]:
-        answer = client.post("/predizer_categoria", json={"descricao": text}, headers=headers)
+    bodies = {b'{"descricao":"boneca"}': 200, b"{}": 422, b" " * (256 * 1024 + 1): 413}
+    for body, status in bodies.items():
+        answer = client.post("/predizer_categoria", data=body, content_type="application/json", headers=headers)
+        assert answer.status_code == status
         assert answer.headers.get("Access-Control-Allow-Origin") == allowed
         assert answer.headers.get("Access-Control-Expose-Headers") == (READABLE if allowed else None)
 
