@@ -199,7 +199,7 @@ def predict_and_tell(classifier: Classifier, body: bytes) -> tuple[bytes, tuple[
     return plain_answer(*classifier.predict_with_doubt(read_text(body)))
 
 
-@lru_cache(maxsize=None, typed=True)
+@lru_cache(maxsize=None, typed=True)  # a model has not many categories; one may be 1, and another True
 def plain_answer(categoria: str, incerto: bool | None) -> tuple[bytes, tuple[str, str]]:
     return encode({"categoria": categoria}), log_header(categoria, incerto)
 
@@ -242,10 +242,10 @@ def read_text(body: bytes) -> str:
         raise InvalidField("descricao", 'O corpo deve ser um objeto JSON, como {"descricao": "boneca de pano"}.')
     if "descricao" not in fields:
         raise InvalidField("descricao", "Falta o campo descricao.")
-    texts = [read_field(fields, name) for name in MAX_TEXT if name in fields]
-    if not texts[-1].strip():
+    texts = {name: read_field(fields, name) for name in MAX_TEXT if name in fields}
+    if not texts["descricao"].strip():
         raise InvalidField("descricao", "O campo descricao está em branco.")
-    return " ".join(texts)
+    return " ".join(texts.values())
 
 
 def read_field(fields: dict[str, Any], name: str) -> str:
