@@ -181,5 +181,5 @@ def _read_here(path: Path) -> tuple[Engine, dict[str, Any]]:
 
     engine, about = compiler.read(path)
     if isinstance(engine, compiler.Uncompiled):
-        log.warning("%s cannot be compiled and is served by scikit-learn itself, slower", path)
+        log.warning("%s cannot be compiled (%s) and is served by scikit-learn itself, slower", path, engine.why)
     return engine, about

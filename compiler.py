@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import sklearn
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, Perceptron, RidgeClassifier, SGDClassifier
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Perceptron, RidgeClassifier, SGDClassifier
 from sklearn.naive_bayes import ComplementNB, MultinomialNB
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.svm import LinearSVC
@@ -27,9 +27,10 @@ class NotCompilable(Exception):
 
 
 class Uncompiled:
-    """A model served by scikit-learn itself, with the scorer's methods."""
+    """A model served by scikit-learn itself, with the scorer's methods; `why` names what cannot be compiled."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, why: str) -> None:
+        self.why = why
         self.classes: list[Any] = model.clf.classes_.tolist()
         self._vect, self._clf = model.vect, model.clf
         jobs = [name for name in self._vect.get_params() if name.endswith("n_jobs")]
@@ -62,11 +63,12 @@ def read(path: str | os.PathLike[str]) -> tuple[Scorer | Uncompiled, dict[str, A
     about = {"meta": model.meta, "sklearn": model.sklearn, "read_by": sklearn.__version__}
     try:
         # Compiled first: that checks what scikit-learn's own compiled code trusts, such as the vocabulary's numbers.
+        compiled, why = None, ""
         try:
             compiled = compile_model(model)
-        except NotCompilable:
-            compiled = None
-        itself = Uncompiled(model)
+        except NotCompilable as error:
+            why = str(error)
+        itself = Uncompiled(model, why)
         for text in TRIAL:
             judgement = itself.judge(text)
             if compiled is None:
@@ -109,7 +111,7 @@ def _linear(clf: Any) -> tuple[str, Array, Array]:
     if kind in (ComplementNB, MultinomialNB):
         prior = clf.class_log_prior_ if kind is MultinomialNB or len(clf.classes_) == 1 else np.zeros(len(clf.classes_))
         return "softmax", _as_floats(clf.feature_log_prob_), np.asarray(prior)
-    if kind is LogisticRegression:
+    if kind in (LogisticRegression, LogisticRegressionCV):
         link = "softmax" if len(clf.classes_) > 2 else "sigmoid"
     elif kind is SGDClassifier:
         link = {"log_loss": "sigmoid", "modified_huber": "huber"}.get(clf.loss, "none")

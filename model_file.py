@@ -28,15 +28,25 @@ _ALLOWED = {
     "sklearn._loss._loss": {"CyHalfBinomialLoss"},
     "sklearn.calibration": {"CalibratedClassifierCV", "_CalibratedClassifier", "_SigmoidCalibration"},
     "sklearn.feature_extraction.text": {"CountVectorizer", "HashingVectorizer", "TfidfTransformer", "TfidfVectorizer"},
-    "sklearn.linear_model._logistic": {"LogisticRegression"},
+    "sklearn.linear_model._logistic": {"LogisticRegression", "LogisticRegressionCV"},
     "sklearn.linear_model._perceptron": {"Perceptron"},
     "sklearn.linear_model._ridge": {"RidgeClassifier"},
     "sklearn.linear_model._sgd_fast": {"Hinge", "ModifiedHuber", "SquaredHinge"},
     "sklearn.linear_model._stochastic_gradient": {"SGDClassifier"},
+    "sklearn.multiclass": {"OneVsRestClassifier"},
     "sklearn.naive_bayes": {"BernoulliNB", "ComplementNB", "MultinomialNB"},
     "sklearn.pipeline": {"FeatureUnion", "Pipeline"},
     "sklearn.preprocessing._label": {"LabelBinarizer"},
     "sklearn.svm._classes": {"LinearSVC"},
+}
+
+# What to do about others that come with a classifier which is on the list.
+_REMEDIES = {
+    "GridSearchCV": "save its best_estimator_",
+    "RandomizedSearchCV": "save its best_estimator_",
+    "__randomstate_ctor": "random_state must be a number",
+    "_reconstructor": "save it with pickle.dump's own protocol, not with 0 or 1",
+    "csr_matrix": "call its densify() first",
 }
 
 # What unpickling or using a broken, foreign or too new file raises, short of a fault of ours.
@@ -77,12 +87,16 @@ class _Unpickler(pickle.Unpickler):
         full = f"{module}.{name}"
         if module.startswith("joblib."):
             raise ModelError(f"it is a joblib file ({full}): save it with pickle.dump")
+        if name in _REMEDIES:
+            raise ModelError(f"it refuses {full}: {_REMEDIES[name]}")
         if module.partition(".")[0] not in {"numpy", "scipy", "sklearn"}:
             raise ModelError(
                 f"it refuses {full}: a vectorizer must not call functions of its author's, "
                 "nor a pickle anything but the classes of a text classifier"
             )
-        raise ModelError(f"it refuses {full}: not one of the classes of a text classifier")
+        raise ModelError(
+            f"it refuses {full}: not one of the classes that may be in a model file, which README.md lists"
+        )
 
 
 def _encode_latin1(text: str, encoding: str) -> bytes:
@@ -95,7 +109,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     """Return the model that the file holds, without running code of the file's.
 
     Raises ModelError, naming the file and what is wrong: not readable, not a pickle, a class that is not allowed,
-    or not a dict with `vect` and `clf`. Another version of scikit-learn is no error here.
+    or not a dict with a vectorizer, `vect`, and a classifier, `clf`. Another version of scikit-learn is no error here.
     """
     try:
         with open(path, "rb") as file:
@@ -118,9 +132,13 @@ def load(path: str | os.PathLike[str]) -> Model:
     if not isinstance(content, dict) or not {"vect", "clf"} <= content.keys():
         mend = '; save {"vect": pipeline[:-1], "clf": pipeline[-1]}' if isinstance(content, Pipeline) else ""
         raise ModelError(f'{path}: not a dict {{"vect": …, "clf": …}}{mend}')
+    meta = _card(path, content)
+    for key, method in {"vect": "transform", "clf": "predict"}.items():
+        if not hasattr(content[key], method):
+            raise ModelError(f"{path}: {key} is of the type {type(content[key]).__name__}, which has no {method}")
     versions = {w.message.original_sklearn_version for w in caught if isinstance(w.message, InconsistentVersionWarning)}
     version = ", ".join(sorted(versions)) or sklearn.__version__
-    return Model(content["vect"], content["clf"], _card(path, content), version)
+    return Model(content["vect"], content["clf"], meta, version)
 
 
 def _refuse_reader(vect: Any) -> None:
@@ -130,9 +148,11 @@ def _refuse_reader(vect: Any) -> None:
 
 
 def _maker(data: bytes) -> str:
-    """Return which scikit-learn a pickle that cannot be read says made it, for the message."""
+    """Return, for the message, which other scikit-learn a pickle that cannot be read says made it."""
     found = re.search(rb"_sklearn_version.{2,12}?(\d+(\.\d+)+)", data, re.DOTALL)
-    return f", made by scikit-learn {found[1].decode()}" if found else ""
+    if not found or found[1].decode() == sklearn.__version__:
+        return ""
+    return f"; scikit-learn {found[1].decode()} made it, and this is {sklearn.__version__}: fit and pickle it with that"
 
 
 def _card(path: str | os.PathLike[str], content: dict[str, Any]) -> dict[str, Any]:

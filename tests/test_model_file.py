@@ -21,7 +21,9 @@ import sklearn
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, TfidfTransformer, TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, Perceptron, RidgeClassifier, SGDClassifier
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Perceptron, RidgeClassifier, SGDClassifier
+from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import BernoulliNB, ComplementNB, MultinomialNB
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -50,6 +52,7 @@ CLASSIFIERS = {
     "complement": ComplementNB(),
     "bernoulli": BernoulliNB(),
     "logistic": LogisticRegression(),
+    "logistic, cross-validated": LogisticRegressionCV(Cs=2, cv=2),
     "hinge": SGDClassifier(random_state=0),
     "log loss": SGDClassifier(loss="log_loss", random_state=0),
     "huber": SGDClassifier(loss="modified_huber", random_state=0),
@@ -57,9 +60,12 @@ CLASSIFIERS = {
     "perceptron": Perceptron(),
     "ridge": RidgeClassifier(),
     "calibrated": CalibratedClassifierCV(LinearSVC(), cv=2),
+    "one against the rest": OneVsRestClassifier(LinearSVC()),
+    "one against the rest, with probabilities": OneVsRestClassifier(LogisticRegression()),
 }
 
 
+@pytest.mark.filterwarnings("ignore:The:FutureWarning")  # LogisticRegressionCV's defaults will be others
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 @pytest.mark.parametrize("clf", CLASSIFIERS.values(), ids=CLASSIFIERS)
 @pytest.mark.parametrize("vect", VECTORIZERS.values(), ids=VECTORIZERS)
@@ -217,6 +223,38 @@ def test_joblib_file_is_refused_by_a_message_that_says_so(compress: int, tmp_pat
         load(path)
 
 
+@pytest.mark.parametrize(
+    ("clf", "protocol", "remedy"),
+    [
+        (GridSearchCV(MultinomialNB(), {"alpha": [1]}, cv=2), 5, "best_estimator_"),
+        (SGDClassifier(random_state=np.random.RandomState(0)), 5, "random_state"),
+        (MultinomialNB(), 0, "protocol"),
+        (MultinomialNB(), 1, "protocol"),
+    ],
+    ids=["search", "random state", "protocol 0", "protocol 1"],
+)
+def test_what_is_nearly_a_model_is_refused_with_what_to_do(
+    clf: Any, protocol: int, remedy: str, tmp_path: Path
+) -> None:
+    vect = CountVectorizer()
+    clf.fit(vect.fit_transform(TEXTS), CATEGORIES)
+    path = tmp_path / "model.sav"
+    path.write_bytes(pickle.dumps({"vect": vect, "clf": clf}, protocol))
+
+    with pytest.raises(ModelError, match=f"refuses .*: .*{remedy}"):
+        load(path)
+
+
+def test_sparse_weights_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    vect = CountVectorizer()
+    clf = LogisticRegression().fit(vect.fit_transform(TEXTS), CATEGORIES).sparsify()
+    path = tmp_path / "model.sav"
+    path.write_bytes(pickle.dumps({"vect": vect, "clf": clf}))
+
+    with pytest.raises(ModelError, match=r"refuses .*densify\(\)"):
+        load(path)
+
+
 @pytest.mark.parametrize("clf", [RandomForestClassifier(2), SVC()], ids=["forest", "svc"])
 def test_class_that_trusts_the_file_is_refused_by_name(clf: Any, tmp_path: Path) -> None:
     vect = CountVectorizer()
@@ -237,6 +275,8 @@ def test_class_that_trusts_the_file_is_refused_by_name(clf: Any, tmp_path: Path)
         (pickle.dumps([1]), "not a dict"),
         (pickle.dumps({"vect": 1}), "not a dict"),
         (pickle.dumps(Pipeline([("vect", CountVectorizer())])), r"save {\"vect\": pipeline\[:-1\]"),
+        (pickle.dumps({"vect": MultinomialNB(), "clf": CountVectorizer()}), "vect is of the type MultinomialNB"),
+        (pickle.dumps({"vect": CountVectorizer(), "clf": CountVectorizer()}), "clf is of the type CountVectorizer"),
         (pickle.dumps({"vect": 1, "clf": 2, "meta": [3]}), "meta"),
         (pickle.dumps({"vect": 1, "clf": 2, "meta": {"qualidade": {4}}}), "meta"),
         (pickle.dumps({"vect": 1, "clf": 2, "meta": {"qualidade": float("nan")}}), "meta"),

@@ -189,6 +189,16 @@ def test_the_categories_of_the_model_are_offered_in_the_field(page: Page) -> Non
     expect(page.locator("#categoria")).to_have_attribute("list", "categorias")
 
 
+def test_categories_of_other_types_are_shown_as_they_are(page: Page) -> None:
+    page.route(API, lambda route: route.fulfill(json=UNSURE | {"categoria": 0, "alternativas": [{"categoria": True}]}))
+    page.fill("#descricao", "hobbit")
+    expect(page.locator("#sugestoes button")).to_have_text(["0", "true"])
+
+    page.click("#sugestoes button >> nth=0")
+
+    expect(page.locator("#categoria")).to_have_value("0")
+
+
 # The seller's own category
 
 

@@ -1,8 +1,9 @@
 // Fills in the category of the product form from its title and description, and checks the form.
 
 /**
- * @typedef {{categoria: string, confianca: number | null, incerto: boolean | null,
- *   alternativas: {categoria: string}[] | null, palavras: {palavra: string, peso: number}[] | null}} Answer
+ * @typedef {{categoria: Category, confianca: number | null, incerto: boolean | null,
+ *   alternativas: {categoria: Category}[] | null, palavras: {palavra: string, peso: number}[] | null}} Answer
+ * @typedef {string | number | boolean} Category as the model's author has called it
  * @typedef {{body: string, controller: AbortController, done?: Promise<void>}} Question
  */
 
@@ -105,7 +106,7 @@ async function fetchAnswer(body, signal) {
     if (error instanceof SyntaxError) return null; // not JSON
     throw error; // the connection broke, or the time is up
   });
-  if (response.ok && typeof answer?.categoria === "string") return answer;
+  if (response.ok && ["string", "number", "boolean"].includes(typeof answer?.categoria)) return answer;
   const isProblem = response.headers.get("Content-Type")?.startsWith("application/problem+json");
   const mayRetry = response.status === 429 || response.status === 503;
   throw new ApiError(
@@ -187,11 +188,11 @@ function setBusy(isBusy) {
 
 function setCategory(name) {
   categoria.value = name;
-  if (name) note(categoria, "");
+  if (categoria.value) note(categoria, "");
   if (document.activeElement === categoria) categoria.select(); // as Tab does, so that what is typed replaces it
 }
 
-/** @param {{categoria: string}[]} options */
+/** @param {{categoria: Category}[]} options */
 function setSuggestions(options) {
   if (suggestions.contains(document.activeElement)) categoria.focus(); // else the focus is lost with its button
   suggestions.hidden = options.length === 0;
