@@ -25,7 +25,7 @@ T = TypeVar("T")
 QUICK = ("textbook", "fastapi", "fastapi-ours", "ours")
 KNOWN = ("boneca de pano", "brinquedo")  # what a stack is asked until it answers
 WARM_SECONDS = 2
-TURNS = 20
+TURNS = 40
 PATIENCE_ENDS = time.monotonic() + 15 * 60
 
 
