@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import sklearn
-from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer, TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, TfidfTransformer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Perceptron, RidgeClassifier, SGDClassifier
 from sklearn.naive_bayes import ComplementNB, MultinomialNB
 from sklearn.pipeline import FeatureUnion, Pipeline
@@ -62,7 +62,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Scorer | Uncompiled, dict[str, A
     model = model_file.load(path)
     about = {"meta": model.meta, "sklearn": model.sklearn, "read_by": sklearn.__version__}
     try:
-        # Compiled first: that checks what scikit-learn's own compiled code trusts, such as the vocabulary's numbers.
+        _check(model.vect)
         compiled, why = None, ""
         try:
             compiled = compile_model(model)
@@ -85,6 +85,26 @@ def read(path: str | os.PathLike[str]) -> tuple[Scorer | Uncompiled, dict[str, A
             f"({type(error).__name__}: {error})"
         ) from error
     return compiled or itself, about
+
+
+def _check(vect: Any) -> None:
+    """Raise ModelError where a number in a vectorizer is none that scikit-learn's own compiled code may be given."""
+    if isinstance(vect, (FeatureUnion, Pipeline)):
+        for _, part in vect.transformer_list if isinstance(vect, FeatureUnion) else vect.steps:
+            _check(part)
+    elif isinstance(vect, CountVectorizer):
+        _terms(vect)
+    elif isinstance(vect, HashingVectorizer) and not 0 < vect.n_features < 2**31:
+        raise ModelError(f"the vectorizer cannot make {vect.n_features} features")
+
+
+def _terms(vectorizer: CountVectorizer) -> list[str]:
+    """Return the terms in the order of their columns."""
+    vectorizer._check_vocabulary()  # makes it of one that was given
+    terms = sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__)
+    if [vectorizer.vocabulary_[term] for term in terms] != list(range(len(terms))):
+        raise ModelError("the vectorizer's vocabulary does not number its terms from 0")
+    return terms
 
 
 def compile_model(model: Model) -> Scorer:
@@ -168,10 +188,7 @@ def _block(vectorizer: CountVectorizer, transformer: TfidfTransformer | None, sc
         raise NotCompilable("dtype")
     if vectorizer.strip_accents not in (None, "ascii", "unicode"):
         raise NotCompilable("strip_accents")
-    vectorizer._check_vocabulary()  # makes it of one that was given
-    terms = sorted(vectorizer.vocabulary_, key=vectorizer.vocabulary_.__getitem__)
-    if [vectorizer.vocabulary_[term] for term in terms] != list(range(len(terms))):
-        raise ModelError("the vectorizer's vocabulary does not number its terms from 0")
+    terms = _terms(vectorizer)
     options = Options(
         analyzer=vectorizer.analyzer,
         ngram_range=(low, high),

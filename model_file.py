@@ -44,9 +44,11 @@ _ALLOWED = {
 _REMEDIES = {
     "GridSearchCV": "save its best_estimator_",
     "RandomizedSearchCV": "save its best_estimator_",
+    "KFold": "cv must be a number",
+    "StratifiedKFold": "cv must be a number",
     "__randomstate_ctor": "random_state must be a number",
     "_reconstructor": "save it with pickle.dump's own protocol, not with 0 or 1",
-    "csr_matrix": "call its densify() first",
+    "csr_matrix": "call densify() on a classifier with sparse weights first",
 }
 
 # What unpickling or using a broken, foreign or too new file raises, short of a fault of ours.

@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, TfidfTransformer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Perceptron, RidgeClassifier, SGDClassifier
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, StratifiedKFold
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import BernoulliNB, ComplementNB, MultinomialNB
 from sklearn.pipeline import FeatureUnion, Pipeline
@@ -65,7 +66,7 @@ CLASSIFIERS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:The:FutureWarning")  # LogisticRegressionCV's defaults will be others
+@pytest.mark.filterwarnings("ignore:.*(l1_ratios|'scoring'|use_legacy_attributes):FutureWarning")
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 @pytest.mark.parametrize("clf", CLASSIFIERS.values(), ids=CLASSIFIERS)
 @pytest.mark.parametrize("vect", VECTORIZERS.values(), ids=VECTORIZERS)
@@ -212,6 +213,42 @@ def test_vectorizer_that_reads_files_is_refused(wrap: Any, kind: str, tmp_path: 
         Classifier(path)
 
 
+WRAPS: list[Callable[[Any], Any]] = [
+    lambda vect: vect,
+    lambda vect: Pipeline([("a", FeatureUnion([("b", CountVectorizer().fit(TEXTS)), ("c", vect)]))]),
+]
+
+
+@pytest.mark.parametrize("number", [-1, 2**30])
+@pytest.mark.parametrize("wrap", WRAPS, ids=["alone", "within"])
+def test_vocabulary_that_scikit_learn_would_crash_on_is_refused_where_it_is_not_compiled(
+    wrap: Callable[[Any], Any], number: int, tmp_path: Path
+) -> None:
+    vect = CountVectorizer().fit([*TEXTS, "azul"])
+    clf = BernoulliNB().fit(wrap(vect).transform(TEXTS), CATEGORIES)
+    vect.vocabulary_["azul"] = number
+    path = tmp_path / "model.sav"
+    path.write_bytes(pickle.dumps({"vect": wrap(vect), "clf": clf}))
+
+    with pytest.raises(ModelError, match="number its terms from 0"):
+        Classifier(path)
+
+
+@pytest.mark.parametrize("number", [-5, 0, 2**31])
+@pytest.mark.parametrize("wrap", WRAPS, ids=["alone", "within"])
+def test_number_of_features_that_scikit_learn_would_crash_on_is_refused(
+    wrap: Callable[[Any], Any], number: int, tmp_path: Path
+) -> None:
+    vect = HashingVectorizer(n_features=64, alternate_sign=False)
+    clf = BernoulliNB().fit(wrap(vect).transform(TEXTS), CATEGORIES)
+    vect.n_features = number
+    path = tmp_path / "model.sav"
+    path.write_bytes(pickle.dumps({"vect": wrap(vect), "clf": clf}))
+
+    with pytest.raises(ModelError, match=f"cannot make {number} features"):
+        Classifier(path)
+
+
 @pytest.mark.parametrize("compress", [0, 3])
 def test_joblib_file_is_refused_by_a_message_that_says_so(compress: int, tmp_path: Path) -> None:
     vect = CountVectorizer()
@@ -227,11 +264,13 @@ def test_joblib_file_is_refused_by_a_message_that_says_so(compress: int, tmp_pat
     ("clf", "protocol", "remedy"),
     [
         (GridSearchCV(MultinomialNB(), {"alpha": [1]}, cv=2), 5, "best_estimator_"),
+        (RandomizedSearchCV(MultinomialNB(), {"alpha": [1]}, n_iter=1, cv=2), 5, "best_estimator_"),
+        (CalibratedClassifierCV(LinearSVC(), cv=StratifiedKFold(2)), 5, "cv must be a number"),
         (SGDClassifier(random_state=np.random.RandomState(0)), 5, "random_state"),
         (MultinomialNB(), 0, "protocol"),
         (MultinomialNB(), 1, "protocol"),
     ],
-    ids=["search", "random state", "protocol 0", "protocol 1"],
+    ids=["search", "random search", "folds", "random state", "protocol 0", "protocol 1"],
 )
 def test_what_is_nearly_a_model_is_refused_with_what_to_do(
     clf: Any, protocol: int, remedy: str, tmp_path: Path
