@@ -242,10 +242,10 @@ def read_text(body: bytes) -> str:
         raise InvalidField("descricao", 'O corpo deve ser um objeto JSON, como {"descricao": "boneca de pano"}.')
     if "descricao" not in fields:
         raise InvalidField("descricao", "Falta o campo descricao.")
-    texts = {name: read_field(fields, name) for name in MAX_TEXT if name in fields}
-    if not texts["descricao"].strip():
+    descricao = read_field(fields, "descricao")
+    if not descricao.strip():
         raise InvalidField("descricao", "O campo descricao está em branco.")
-    return " ".join(texts.values())
+    return f"{read_field(fields, 'titulo')} {descricao}" if "titulo" in fields else descricao
 
 
 def read_field(fields: dict[str, Any], name: str) -> str:

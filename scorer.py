@@ -20,7 +20,7 @@ import native
 
 Array = NDArray[Any]
 LATIN_ACCENTS = re.compile("[\u0300-\u034e\u0350-\u036f]")  # all of them combine; mostly only ASCII is left
-PARTS_BYTES = 16_000_000  # of what each word adds to the scores, at most; the shipped model's has 4 MB
+PARTS_BYTES = 16_000_000  # of what each word adds to the scores, at most; the shipped model's has 9 MB
 # Patterns of tokens that are runs of letters and digits, with the shortest one's length.
 RUNS_OF_LETTERS = {r"(?u)\b\w\w+\b": 2, r"(?u)\b\w+\b": 1}
 NO_LETTER = 0x110000  # more than any letter's number
@@ -281,6 +281,7 @@ class Scorer:
             return
         terms = [term for block in self.blocks if block.options.analyzer == "word" for term in block.terms.strings()]
         words = [term for term in terms if term.split() == [term]]
+        words += [f"{word}," for word in words]  # the commonest of what is no term
         for block in learning:
             block.learn_words(words[: PARTS_BYTES // (8 * (1 + len(self.intercept)) * len(learning))])
 

@@ -14,7 +14,7 @@ from benchmarks.stacks import BY_NAME, CORES, OURS, ROOT, VARIANT, Stack, StackE
 from benchmarks.texts import with_answers
 
 STEPS = {
-    "HTTP and JSON": "our callable: the body read and checked, the answer written, with four headers more",
+    "HTTP and JSON": "our callable: the body read and checked, the answer written, with one header more",
     "call": "scorer.c, of no block: the text handed over, how sure the answer is",
     "words and pairs": "lower case, no accents, what words and pairs of words add to the scores",
 }
