@@ -71,7 +71,9 @@ class Worker(SyncWorker):  # type: ignore[misc] # gunicorn has no type hints
             request.headers = [each for each in request.headers if each[0] not in {"TRANSFER-ENCODING", "X-QUEUED-AT"}]
             if "TRANSFER-ENCODING" in names:
                 request.headers.append(("CONTENT-LENGTH", str(len(body))))
-            self.handle_request(listener, request, client, address)
+            answer = Answer(client)
+            self.handle_request(listener, request, answer, address)
+            answer.flush()
             unread = len(body) > MAX_BODY
         except (errors.NoMoreData, StopIteration, ConnectionError):
             pass  # the client has gone
@@ -81,6 +83,26 @@ class Worker(SyncWorker):  # type: ignore[misc] # gunicorn has no type hints
             refuse(client, address, STATUS.get(type(error), 400))
         finally:
             util.close_graceful(client, PATIENCE, DRAIN) if unread else client.close()
+
+
+class Answer:
+    """A connection for gunicorn that keeps what is to be sent until all of it is there.
+
+    gunicorn sends the head first. Of a worker that was killed then, nginx in another container would have passed on the
+    head, and could ask no other any more.
+    """
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client, self._pieces = client, list[bytes]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def sendall(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+
+    def flush(self) -> None:
+        self._client.sendall(b"".join(self._pieces))
 
 
 def with_own_headers(app: WSGIApplication) -> WSGIApplication:

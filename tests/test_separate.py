@@ -50,6 +50,13 @@ def test_both_answer_as_the_whole_does(server: Server, web: Server, api: Server)
     assert web.request("GET", "/cadastro.html").body == server.request("GET", "/cadastro.html").body
 
 
+def test_an_answer_comes_in_one_piece_so_that_a_killed_worker_leaves_none_or_all_of_it(api: Server) -> None:
+    for _ in range(300):
+        with socket.create_connection(("127.0.0.1", api.port), timeout=10) as connection:
+            connection.sendall(JSON_POST + b'Content-Length: 22\r\n\r\n{"descricao":"boneca"}')
+            assert connection.recv(65536).endswith(b'{"categoria":"brinquedo"}\n')
+
+
 @pytest.mark.parametrize("role", ["web", "api"])
 @pytest.mark.parametrize(
     ("request_bytes", "status", "campo"),
