@@ -21,7 +21,9 @@ SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO = 0x7FFF0000, 0x00050000
 SO_BINDTOIFINDEX = 62
 RT_SIGACTION = {"x86_64": (0xC000003E, 13), "aarch64": (0xC00000B7, 134)}  # AUDIT_ARCH_… and the call's number
 LOAD_WORD, IF_EQUAL, RETURN = 0x20, 0x15, 0x06
-OPEN = {"01", "08"}  # TCP_ESTABLISHED and TCP_CLOSE_WAIT, in /proc/net/tcp
+# TCP_ESTABLISHED, FIN_WAIT1, CLOSE_WAIT, LAST_ACK and CLOSING in /proc/net/tcp. What is sent but not acknowledged would
+# go with the container's network.
+OPEN = {"01", "04", "08", "09", "0B"}
 QUEUE = 4096  # as `default` has it, or nginx would call listen() again
 
 prctl = ctypes.CDLL(None).prctl
@@ -95,7 +97,7 @@ def waiting(listener: socket.socket) -> int:
 
 
 def under_way(port: int) -> bool:
-    """Return whether a connection to the port is open: of gunicorn, which closes each once it has answered."""
+    """Return whether a connection to the port is under way: of gunicorn, which closes each once it has answered."""
     lines: list[list[str]] = []
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(FileNotFoundError), open(path) as file:
